@@ -1,0 +1,46 @@
+"""From clone to picture: a grid of pictures for a few prompts, in two languages, into ``out/``.
+
+It uses the library as a program of yours would: requests go to an engine, events come back.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from vitrail import Destination, Engine, PictureDone, TextToImageRequest
+from vitrail.images import grid
+
+PROMPTS = (
+    "a smiling face with sunglasses",
+    "a red apple",
+    "a cat sitting in a garden",
+    "一棵树",
+    "three yellow stars",
+    "夜景",
+    "a blue car on a yellow background",
+    "a fish to the left of an anchor",
+)
+
+
+def main() -> None:
+    folder = Path("out")
+    pictures: list[Image.Image] = []
+    with Engine() as engine:
+        jobs = [
+            engine.submit(TextToImageRequest(prompt=prompt, seed=7), Destination.of(str(folder)))
+            for prompt in PROMPTS
+        ]
+        for prompt, job in zip(PROMPTS, jobs, strict=True):
+            for event in engine.events(job):
+                if isinstance(event, PictureDone):
+                    pictures.append(event.picture)
+                    print(f"{prompt}: {event.path}")
+    sheet = folder / "demo.png"
+    grid(pictures, columns=4, labels=PROMPTS).save(sheet)
+    print(f"the grid: {sheet.resolve()}")
+
+
+if __name__ == "__main__":
+    main()

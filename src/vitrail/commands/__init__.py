@@ -1,0 +1,1 @@
+"""One file per sub-command of ``vitrail``; :mod:`vitrail.cli` picks and starts them."""

@@ -1,0 +1,281 @@
+"""``vitrail generate``: words in, pictures on disk, their paths on standard output."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+from vitrail import schema
+from vitrail.commands.language import Language, Text
+from vitrail.commands.options import Flag, parse, whole
+from vitrail.errors import InputError
+from vitrail.schema import ImageRecord
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+    from vitrail.serving.engine import Engine, JobId
+
+__all__ = ["Options", "run"]
+
+ABOUT = Text(
+    'Make pictures from words, for instance: vitrail generate "a cat sitting in a garden"',
+    "用文字生成图片，例如：vitrail generate 一只猫坐在花园里",
+)
+OTHER_MODEL = Text(
+    "the model is another one than the record names; the picture differs",
+    "当前模型与记录中的不同，图片会有差异",
+)
+FORMATS = ("png", "jpeg", "webp")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+_HELP = {row.name: row for row in schema.describe(schema.TextToImageRequest)}
+_WHOLE = ("n", "seed", "steps", "width", "height")
+_REAL = ("cfg_scale", "cfg_rescale", "shift")
+
+
+def _setting(name: str, metavar: str | None = None, **more: Any) -> Flag:
+    """Return the flag of the request's field ``name``; its words, limits and choices are the schema's."""
+    row = _HELP[name]
+    en, zh = row.en, row.zh
+    if row.choices:
+        en, zh = f"{en} One of: {', '.join(row.choices)}.", f"{zh}可选：{', '.join(row.choices)}。"
+    elif row.low is not None and row.high is not None and name != "seed":
+        en, zh = f"{en} {row.low:g} to {row.high:g}.", f"{zh}范围 {row.low:g} 到 {row.high:g}。"
+    return Flag(Text(en, zh), metavar, **more)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of ``vitrail generate``; those of the request are text until the schema has read them."""
+
+    prompt: Annotated[str | None, _setting("prompt", "PROMPT", positional=True)] = None
+    n: Annotated[str | None, _setting("n", "INT")] = None
+    seed: Annotated[str | None, _setting("seed", "INT")] = None
+    steps: Annotated[str | None, _setting("steps", "INT")] = None
+    cfg_scale: Annotated[str | None, _setting("cfg_scale", "FLOAT")] = None
+    cfg_rescale: Annotated[str | None, _setting("cfg_rescale", "FLOAT")] = None
+    guidance_interval: Annotated[str | None, _setting("guidance_interval", "START,END")] = None
+    negative_prompt: Annotated[str | None, _setting("negative_prompt", "TEXT")] = None
+    style: Annotated[str | None, _setting("style", "NAME")] = None
+    sampler: Annotated[str | None, _setting("sampler", "NAME")] = None
+    schedule: Annotated[str | None, _setting("schedule", "NAME")] = None
+    shift: Annotated[str | None, _setting("shift", "FLOAT")] = None
+    width: Annotated[str | None, _setting("width", "INT")] = None
+    height: Annotated[str | None, _setting("height", "INT")] = None
+    model: Annotated[str | None, _setting("model", "NAME")] = None
+    output: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder for the pictures, or the name of a picture file. Default: out.",
+                "图片文件夹，或图片文件名。默认 out。",
+            ),
+            "PATH",
+            short="-o",
+        ),
+    ] = None
+    format: Annotated[
+        str | None,
+        Flag(Text("png, jpeg or webp. Default: png.", "png、jpeg 或 webp。默认 png。"), "NAME"),
+    ] = None
+    from_record: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Make the picture of this file again from its record; other flags change its settings.",
+                "按图片文件内的记录重新生成同一张图；其他选项可修改其设置。",
+            ),
+            "PICTURE",
+        ),
+    ] = None
+    preview_every: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Write preview-1.png and so on beside the pictures every so many steps. Default: never.",
+                "每隔若干步在图片旁写出 preview-1.png 等预览图。默认不写。",
+            ),
+            "INT",
+        ),
+    ] = None
+    device: Annotated[
+        str, Flag(Text("auto, cpu, cuda, cuda:0 or mps.", "auto、cpu、cuda、cuda:0 或 mps。"), "NAME")
+    ] = "auto"
+    precision: Annotated[
+        str,
+        Flag(
+            Text(
+                "auto, float32 or bfloat16; auto takes bfloat16 where the machine is fast with it.",
+                "auto、float32 或 bfloat16；auto 在硬件支持时用 bfloat16。",
+            ),
+            "NAME",
+        ),
+    ] = "auto"
+    quiet: Annotated[bool, Flag(Text("Print nothing but the paths.", "只输出图片路径。"), short="-q")] = False
+
+
+def run(arguments: Sequence[str], language: Language) -> int:
+    """Make the pictures that ``arguments`` ask for and return 0; raises a VitrailError for what cannot be."""
+    options = parse(Options, arguments, command="generate", about=ABOUT, language=language)
+    precision = _one_of("precision", options.precision, PRECISIONS)
+    if options.format is not None:
+        _one_of("format", options.format, FORMATS)
+    preview_every = 0
+    if options.preview_every is not None:
+        preview_every = whole("preview-every", options.preview_every, 1, 200)
+    settings = _settings(options)
+    if options.from_record is None:
+        if "prompt" not in settings:
+            raise InputError('the prompt is missing; write for instance: vitrail generate "a red car"')
+        request = schema.parse(schema.TextToImageRequest, settings)
+
+    # From here on torch is needed; what could be refused without it has been refused.
+    from vitrail.serving.engine import Engine
+    from vitrail.serving.save import Destination
+
+    destination = Destination.of(options.output, options.format)
+    before: ImageRecord | None = None
+    if options.from_record is not None:
+        before, request, precision = _again(options.from_record, settings, precision)
+    with Engine(options.device, precision) as engine:
+        job = engine.submit(request, destination, preview_every=preview_every)
+        _follow(engine, job, before, language, quiet=options.quiet)
+    return 0
+
+
+def _settings(options: Options) -> dict[str, Any]:
+    """Return the request's settings that were given, numbers as numbers where they are some."""
+    given = {name: getattr(options, name) for name in _HELP}
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for names, kind in ((_WHOLE, _whole), (_REAL, _real)):
+        settings |= {name: kind(settings[name]) for name in names if name in settings}
+    if "guidance_interval" in settings:
+        settings["guidance_interval"] = [
+            _real(part) for part in re.split(r"[\s,]+", settings["guidance_interval"])
+        ]
+    return settings
+
+
+def _whole(text: str) -> int | str:
+    """Return the whole number ``text``, or ``text`` itself for the schema to refuse with its limits."""
+    try:
+        return int(text)
+    except ValueError:  # not a number, or one of more than 4300 digits
+        return text
+
+
+def _real(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise InputError(f"{name} {value[:40]!r} is unknown; allowed are {', '.join(allowed)}")
+    return value
+
+
+def _again(picture: str, changes: dict[str, Any], precision: Any) -> tuple[ImageRecord, Any, Any]:
+    """Return a picture's record, its request with ``changes``, and the precision that it was made in."""
+    from vitrail.provenance.metadata import read
+
+    record = read(picture).record
+    if record is None:
+        raise InputError(f"{picture} holds no record of vitrail's; give a picture that vitrail generate made")
+    request = record.again()
+    if changes:
+        request = schema.parse(schema.ResolvedTextToImage, request.model_dump() | changes)
+    if precision == "auto" and record.precision in PRECISIONS:
+        precision = record.precision
+    return record, request, precision
+
+
+def _follow(
+    engine: Engine, job: JobId, before: ImageRecord | None, language: Language, *, quiet: bool
+) -> None:
+    """Show the job's progress on standard error and its paths on standard output, until it ends.
+
+    ``before`` is the record that a picture is made again from, to say where it cannot be the same.
+    """
+    explained = False
+    with _Screen(quiet) as screen:
+        for event in engine.events(job):
+            if isinstance(event, schema.Progress):
+                screen.advance(event)
+            elif isinstance(event, schema.PictureDone):
+                if not explained:
+                    for line in _explanations(event.record, before, language):
+                        screen.say(line)
+                    explained = True
+                screen.result(str(event.path))
+            elif isinstance(event, schema.Done) and len(event.paths) > 1:
+                screen.result(event.paths[-1])
+
+
+def _explanations(record: ImageRecord, before: ImageRecord | None, language: Language) -> Iterator[str]:
+    if record.understood_as is not None:
+        yield Text("understood as: ", "理解为：")[language] + record.understood_as
+    note = Text("note: ", "提示：")[language]
+    if before is not None and before.model_sha256 != record.model_sha256:
+        yield note + OTHER_MODEL[language]
+    for hint in record.hints:
+        yield note + hint
+
+
+class _Screen:
+    """Standard output for results, standard error for the rest; a bar there if a person can see it."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar: RichProgress | None = None
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            # Not redirected: rich would send standard output to its own console, and a pipe would stay empty.
+            self.bar = RichProgress(
+                *columns,
+                console=Console(stderr=True),
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self.task = self.bar.add_task("", total=None)
+
+    def __enter__(self) -> _Screen:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def advance(self, event: schema.Progress) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update(self.task, completed=event.step, total=event.steps)
+
+    def say(self, line: str) -> None:
+        """Tell the person something, unless they want quiet."""
+        if not self.quiet:
+            self._print(line, sys.stderr)
+
+    def result(self, line: str) -> None:
+        """Print a line that scripts read."""
+        self._print(line, sys.stdout)
+
+    def _print(self, line: str, file: TextIO) -> None:
+        if self.bar is not None:
+            self.bar.stop()  # the bar leaves its line to the text, and comes back below it
+        print(line, file=file, flush=True)
+        if self.bar is not None:
+            self.bar.start()

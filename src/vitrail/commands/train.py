@@ -1,0 +1,163 @@
+"""``vitrail train``: a recipe, or a folder of pictures and a recipe made for it. The same command resumes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from vitrail.commands.language import Language, Text
+from vitrail.commands.options import Flag, parse
+from vitrail.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vitrail.models.text import TextEncoder
+    from vitrail.runtime import Precision
+
+__all__ = ["Options", "run"]
+
+ABOUT = Text(
+    "Train a model by a recipe, or on your own pictures: vitrail train --data my_pictures/",
+    "按配方训练模型，或用自己的图片训练：vitrail train --data my_pictures/",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of ``vitrail train``."""
+
+    recipe: Annotated[
+        str | None,
+        Flag(Text("Recipe file (TOML).", "配方文件（TOML）。"), "RECIPE", positional=True),
+    ] = None
+    set: Annotated[
+        tuple[str, ...],
+        Flag(
+            Text(
+                "Change one setting of the recipe, for instance optim.lr=2e-4.",
+                "修改配方中的一项设置，例如 optim.lr=2e-4。",
+            ),
+            "KEY=VALUE",
+        ),
+    ] = ()
+    data: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder of your own pictures; without a recipe, a sensible one is picked and explained.",
+                "自己的图片文件夹；没有配方时会选择合适的配方并说明理由。",
+            ),
+            "FOLDER",
+        ),
+    ] = None
+    run: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder of the run; the same command goes on where it was. Default: runs/NAME.",
+                "运行文件夹；再次执行同一命令会继续训练。默认 runs/名称。",
+            ),
+            "FOLDER",
+        ),
+    ] = None
+    dry_run: Annotated[bool, Flag(Text("Print the whole recipe and stop.", "输出完整配方后退出。"))] = False
+    device: Annotated[
+        str, Flag(Text("auto, cpu, cuda, cuda:0 or mps.", "auto、cpu、cuda、cuda:0 或 mps。"), "NAME")
+    ] = "auto"
+    quiet: Annotated[bool, Flag(Text("No progress.", "不显示进度。"), short="-q")] = False
+
+
+def run(arguments: Sequence[str], language: Language) -> int:
+    """Train, and return 0; 128 + its number after a signal that stopped the run in good order."""
+    options = parse(Options, arguments, command="train", about=ABOUT, language=language)
+    from vitrail.recipe import dump_recipe
+
+    recipe = _recipe(options, language)
+    if options.dry_run:
+        print(dump_recipe(recipe), end="")
+        return 0
+    from vitrail.training.runs import train
+    from vitrail.training.sources import shipped_encoder
+
+    folder = Path(options.run) if options.run is not None else Path("runs") / recipe.name
+    encoder = shipped_encoder() if recipe.kind == "text_to_image" else None
+    outcome = train(
+        recipe,
+        folder,
+        device=options.device,
+        encoder=encoder,
+        sample=_sampler(encoder, recipe.optim.precision) if encoder is not None else None,
+        quiet=options.quiet,
+    )
+    if outcome.model is not None:
+        print(outcome.model)
+    return outcome.exit_code
+
+
+def _recipe(options: Options, language: Language) -> Any:
+    """Return the recipe that the flags ask for."""
+    from vitrail.recipe import load_recipe
+
+    if options.recipe is None and options.data is None:
+        raise InputError("nothing to train: give a recipe file, or --data with a folder of pictures")
+    if options.data is not None and not Path(options.data).exists():
+        raise InputError(f"the folder {options.data} does not exist; give a folder of pictures")
+    if options.recipe is not None:
+        changes = [] if options.data is None else [f"data.source={_quoted(options.data)}"]
+        return load_recipe(options.recipe, [*changes, *options.set])
+    from vitrail.training.suggest import suggest_recipe
+
+    recipe, reasons = suggest_recipe(str(options.data), options.set)
+    if not options.quiet:
+        for line in reasons:
+            print(line, file=sys.stderr)
+    return recipe
+
+
+def _quoted(text: str) -> str:
+    """Return ``text`` as a TOML string, so that a path such as 2024 or true stays a path."""
+    import json
+
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _sampler(encoder: TextEncoder, precision: Precision) -> Any:
+    """Return a function that draws a grid for prompts with the network as it stands."""
+
+    def draw(network: nn.Module, prompts: Sequence[str], path: Path) -> None:
+        from vitrail.files import atomic_write
+        from vitrail.images import grid
+        from vitrail.models.shell_dit import ShellDiT
+        from vitrail.provenance.metadata import encode
+        from vitrail.schema import PictureDone, SamplingDefaults, TextToImageRequest
+        from vitrail.schema import parse as parse_request
+        from vitrail.tasks.core import TASKS, Context, Loader
+        from vitrail.tasks.loading import TextToImageModel
+
+        if not isinstance(network, ShellDiT):
+            return
+        device = next(network.parameters()).device
+        side = network.config.image_size
+        model = TextToImageModel(
+            name="in-training",
+            sha256="0" * 64,
+            network=network,
+            text=encoder,
+            upsampler=None,
+            styles=(),
+            defaults=SamplingDefaults(width=side, height=side),
+        )
+        loader, context = Loader.holding(model, device), Context(device, precision)
+        pictures = []
+        for prompt in prompts:
+            request = parse_request(TextToImageRequest, {"prompt": prompt, "seed": 0})
+            for event in TASKS[request.kind](request, loader, context):
+                if isinstance(event, PictureDone):
+                    pictures.append(event.picture)
+        atomic_write(path, encode(grid(pictures, labels=list(prompts)), "png"))
+
+    return draw

@@ -1,0 +1,1 @@
+"""Measuring pictures: prompt hits, memorisation, intervals. It takes pictures, never pipelines."""

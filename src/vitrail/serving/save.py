@@ -1,0 +1,126 @@
+"""The one step that puts a picture on disk: its record inside it, a name of its own, written whole or not
+at all.
+
+Whatever marks a picture as generated belongs here and nowhere else, so that no way to a file can forget it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from PIL import Image
+
+from vitrail.errors import InputError, StorageError
+from vitrail.files import atomic_write, check_space, ensure_folder, shown
+from vitrail.images import grid
+from vitrail.provenance import metadata
+from vitrail.schema import ImageRecord
+
+__all__ = ["Destination", "Format", "save_grid", "save_picture", "save_preview"]
+
+Format = Literal["png", "jpeg", "webp"]
+
+_SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+_ENDINGS: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_NUMBERED = re.compile(r"^(\d{4,9})-")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where pictures go.
+
+    With ``name`` None they are numbered in ``folder`` (``0001-cat-sitting-seed42.png``) and never replace
+    another file. With a name, one picture is ``folder/name`` and replaces a file of that name, as the
+    person who gave the name expects; of ``cat.png`` several are ``cat-1.png``, ``cat-2.png`` and so on, and
+    ``cat-grid.png``.
+    """
+
+    folder: Path = Path("out")
+    name: str | None = None
+    format: Format = "png"
+
+    @classmethod
+    def of(cls, output: str | None = None, format: str | None = None) -> Destination:
+        """Read ``-o`` and ``--format``: a path with a picture's ending is a file, any other one a folder.
+
+        Raises :class:`InputError` for a format that is not written, or two formats that disagree.
+        """
+        if format is not None and format not in get_args(Format):
+            raise InputError(
+                f"format '{shown(format, 40)}' is unknown; allowed are {', '.join(get_args(Format))}"
+            )
+        if output is not None and (not output.strip() or "\0" in output):
+            raise InputError(
+                "the output path is empty or holds a NUL character; give a folder or a file name"
+            )
+        path = Path("out" if output is None else output).expanduser()
+        named = _SUFFIXES.get(path.suffix.lower())
+        if named is not None and not path.is_dir():
+            if format is not None and format != named:
+                raise InputError(
+                    f"the file name says {named} and --format says {format}; leave one of them out"
+                )
+            return cls(path.parent, path.name, named)
+        return cls(path, None, next((known for known in get_args(Format) if known == format), "png"))
+
+    def prepare(self) -> None:
+        """Make the folder; raises :class:`StorageError` now, not after the work, if it cannot be used."""
+        ensure_folder(self.folder)
+        check_space(self.folder, 1 << 16, margin=0)
+
+    def _named(self, addition: str) -> Path:
+        name = Path(self.name or "")
+        return self.folder / f"{name.stem}{addition}{name.suffix}"
+
+
+def save_picture(picture: Image.Image, record: ImageRecord, destination: Destination) -> Path:
+    """Write ``picture`` with ``record`` inside it; returns its path. Raises :class:`StorageError`."""
+    data = metadata.encode(picture, destination.format, record)
+    if destination.name is not None:
+        return atomic_write(destination._named(f"-{record.index + 1}" if record.request.n > 1 else ""), data)
+    return _numbered(f"{_slug(record)}-seed{record.seed}", data, destination)
+
+
+def save_grid(pictures: Sequence[Image.Image], record: ImageRecord, destination: Destination) -> Path:
+    """Write all pictures of a request as one sheet; ``record`` is the first picture's. Returns the path."""
+    data = metadata.encode(grid(pictures), destination.format)
+    if destination.name is not None:
+        return atomic_write(destination._named("-grid"), data)
+    return _numbered(f"{_slug(record)}-grid", data, destination)
+
+
+def save_preview(picture: Image.Image, index: int, destination: Destination) -> Path:
+    """Write how picture ``index`` stands as ``preview-1.png``, over the one before; returns its path."""
+    if destination.name is not None:
+        path = destination._named(f"-preview-{index + 1}")
+    else:
+        path = destination.folder / f"preview-{index + 1}{_ENDINGS[destination.format]}"
+    return atomic_write(path, metadata.encode(picture, destination.format))
+
+
+def _numbered(name: str, data: bytes, destination: Destination) -> Path:
+    """Write ``data`` as ``0007-name.png`` with the next number; the file system decides who gets a name."""
+    numbers = (_NUMBERED.match(entry.name) for entry in destination.folder.iterdir())
+    number = max((int(match[1]) for match in numbers if match), default=0) + 1
+    while True:
+        path = destination.folder / f"{number:04d}-{name}{_ENDINGS[destination.format]}"
+        try:
+            return atomic_write(path, data, overwrite=False)
+        except StorageError:
+            if not path.exists():  # not taken by another process: the disk itself refused
+                raise
+            number += 1
+
+
+def _slug(record: ImageRecord) -> str:
+    """Return up to six plain words of what the model was given, for a file name that every system takes."""
+    text = (record.understood_as or record.request.prompt).lower()
+    words = [word for word in re.findall(r"[a-z0-9]+", text) if word not in _SMALL_WORDS]
+    return "-".join(words[:6])[:48].strip("-") or "picture"
+
+
+_SMALL_WORDS = {"a", "an", "the", "of", "in", "on", "at", "and", "with", "to", "is", "by", "for"}

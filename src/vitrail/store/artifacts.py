@@ -1,0 +1,433 @@
+"""Models as folders: save, find and load them, strictly and without running anything they hold.
+
+::
+
+    my-model/
+      artifact.json       kind, configuration, licence, figures, SHA-256 of each file (:class:`Manifest`)
+      model.safetensors   the weights
+      recipe.toml, card.md, ...   further files, each listed in artifact.json
+
+A folder appears whole or not at all. A listed file that is missing or differs, an unknown key, a tensor of a
+shape or type that cannot be, and any file that could carry code make loading fail with one
+:class:`~vitrail.errors.ArtifactError` line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.resources
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from torch import Tensor, nn
+
+from vitrail.errors import ArtifactError, InputError
+from vitrail.files import atomic_folder, atomic_write, sha256_of, shown
+from vitrail.schema import SamplingDefaults, parse
+from vitrail.store.weights import Storage, pack, read_weights, unpack, write_weights
+
+__all__ = [
+    "Artifact",
+    "FileEntry",
+    "Manifest",
+    "Metric",
+    "available",
+    "find",
+    "home",
+    "load",
+    "read_manifest",
+    "save",
+]
+
+MANIFEST_NAME = "artifact.json"
+WEIGHTS_NAME = "model.safetensors"
+
+HASHED_BY_DEFAULT = 100 << 20
+"""Files up to this size are hashed at every load."""
+
+_MAX_MANIFEST_BYTES = 1 << 20
+_MAX_ENTRIES = 1000
+_CODE = {
+    ".py",
+    ".pyc",
+    ".pyo",
+    ".pyd",
+    ".pyw",
+    ".so",
+    ".dll",
+    ".dylib",
+    ".exe",
+    ".sh",
+    ".bat",
+    ".js",
+    ".html",
+}
+_PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle", ".joblib"}
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=400)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class FileEntry(_Strict):
+    """Size in bytes and SHA-256 of one file of the folder."""
+
+    size: int = Field(ge=0)
+    sha256: Sha256
+
+
+class Metric(_Strict):
+    """One figure of the model's card: value, number of samples, 95 % interval, how it was taken."""
+
+    value: float
+    n: int = Field(ge=1)
+    ci95: tuple[float, float] | None = None
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class Manifest(_Strict):
+    """The content of ``artifact.json``, format 1."""
+
+    format: Literal[1] = 1
+    kind: Word
+    name: Word
+    config: dict[str, JsonValue]
+    sampling: SamplingDefaults | None = None
+    licence: Line
+    data_manifest_sha256: Sha256 | None = None
+    metrics: dict[Word, Metric] = Field(default_factory=dict)
+    made_with: dict[Word, Word] = Field(default_factory=dict)
+    created: str = Field(max_length=40)
+    files: dict[Word, FileEntry]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded model folder: what it says of itself, and its weights in float32 on the CPU."""
+
+    folder: Path
+    manifest: Manifest
+    tensors: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def kind(self) -> str:
+        """Which network it is, for ``models.registry.build``."""
+        return self.manifest.kind
+
+    @property
+    def name(self) -> str:
+        """The model's name, as pictures record it."""
+        return self.manifest.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The network's configuration."""
+        return dict(self.manifest.config)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of ``model.safetensors``; other programs call its first ten digits the model hash."""
+        return self.manifest.files[WEIGHTS_NAME].sha256
+
+    def file(self, name: str) -> Path:
+        """Path of a further file of the folder; :class:`ArtifactError` unless the manifest lists it."""
+        if name not in self.manifest.files:
+            there = ", ".join(sorted(self.manifest.files))
+            raise ArtifactError(f"model {self.name} has no file {shown(name)}; it has {there}")
+        return self.folder / name
+
+    def fill(self, network: nn.Module, prefix: str = "") -> None:
+        """Put the weights whose names start with ``prefix`` into ``network``; names and shapes must agree.
+
+        Raises :class:`ArtifactError` that names what is missing, unexpected or of another shape. The network
+        is untouched then.
+        """
+        own = network.state_dict()
+        given = {
+            name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)
+        }
+        _same_names(self.name, set(own), set(given))
+        for name, value in given.items():
+            if value.shape != own[name].shape:
+                raise ArtifactError(
+                    f"model {self.name}: {shown(name)} has shape {tuple(value.shape)}, "
+                    f"its configuration asks for {tuple(own[name].shape)}; the folder is inconsistent"
+                )
+        network.load_state_dict(given, strict=True)
+
+
+def save(
+    folder: Path | str,
+    *,
+    kind: str,
+    name: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    licence: str,
+    storage: Storage = "float32",
+    sampling: SamplingDefaults | None = None,
+    data_manifest_sha256: str | None = None,
+    metrics: Mapping[str, Metric | Mapping[str, Any]] | None = None,
+    extra_files: Mapping[str, bytes | str | Path] | None = None,
+    overwrite: bool = False,
+) -> Manifest:
+    """Write a model folder: staged beside ``folder``, then renamed, so that it is never seen half written.
+
+    Parameters
+    ----------
+    tensors: the weights, such as ``network.state_dict()``. All must be finite.
+    storage: ``float32``, ``float16``, ``int8`` (a scale for each row; small tensors stay float16), or a
+        function of (name, tensor) that says which. Loading always gives float32 back.
+    config, sampling, licence, data_manifest_sha256, metrics: see :class:`Manifest`.
+    extra_files: further files by name (``recipe.toml``, ``card.md``, ...): their content, or a path to copy.
+    overwrite: replace an existing folder.
+
+    Raises :class:`ArtifactError` (a value that the format refuses, a NaN among the weights) or
+    :class:`~vitrail.errors.StorageError` (no room, no permission, the folder exists).
+    """
+    packed = pack(tensors, storage)
+    extras = dict(extra_files or {})
+    needed = sum(value.numel() * value.element_size() for value in packed.values())
+    needed += sum(v.stat().st_size if isinstance(v, Path) else len(v) for v in extras.values())
+    with atomic_folder(folder, overwrite=overwrite, needed=needed) as staged:
+        write_weights(staged / WEIGHTS_NAME, packed)
+        for filename, content in extras.items():
+            _check_name(filename)
+            data = content.read_bytes() if isinstance(content, Path) else content
+            atomic_write(staged / filename, data)
+        listed = {
+            path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in sorted(staged.iterdir())
+        }
+        manifest = _checked(
+            "this model cannot be saved",
+            {
+                "kind": kind,
+                "name": name,
+                "config": dict(config),
+                "sampling": sampling,
+                "licence": licence,
+                "data_manifest_sha256": data_manifest_sha256,
+                "metrics": dict(metrics or {}),
+                "made_with": {"vitrail": _version("vitrail"), "torch": _version("torch")},
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "files": listed,
+            },
+        )
+        atomic_write(staged / MANIFEST_NAME, manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
+    return manifest
+
+
+def read_manifest(folder: Path | str, *, verify: bool | None = None) -> Manifest:
+    """Read and check ``artifact.json`` and the files it lists, without reading the weights.
+
+    ``verify``: hash every file (``True``), none (``False``), or those up to :data:`HASHED_BY_DEFAULT` bytes
+    (``None``). Sizes are always compared. Raises :class:`ArtifactError`.
+    """
+    root = Path(folder)
+    manifest = _manifest(root)
+    for name, entry in manifest.files.items():
+        _check_file(root / name, entry, hashed=entry.size <= HASHED_BY_DEFAULT if verify is None else verify)
+    return manifest
+
+
+def load(folder: Path | str, *, verify: bool | None = None) -> Artifact:
+    """Load a model folder; weights come back as float32 (integer tensors as they are), on the CPU.
+
+    ``verify`` as in :func:`read_manifest`. Raises :class:`ArtifactError` with one line for anything that is
+    not exactly as ``artifact.json`` says.
+    """
+    root = Path(folder)
+    manifest = read_manifest(root, verify=False)
+    for name, entry in manifest.files.items():
+        if name != WEIGHTS_NAME and (verify or (verify is None and entry.size <= HASHED_BY_DEFAULT)):
+            _check_file(root / name, entry, hashed=True)
+    entry = manifest.files[WEIGHTS_NAME]
+    hashed = verify or (verify is None and entry.size <= HASHED_BY_DEFAULT)
+    if hashed and entry.size > HASHED_BY_DEFAULT:
+        _check_file(root / WEIGHTS_NAME, entry, hashed=True)
+    # Small files are read once, and what was hashed is what is used.
+    data = _bytes(root / WEIGHTS_NAME, entry, bool(hashed)) if entry.size <= HASHED_BY_DEFAULT else None
+    return Artifact(
+        root, manifest, unpack(read_weights(root / WEIGHTS_NAME, data), shown(root / WEIGHTS_NAME))
+    )
+
+
+def home() -> Path:
+    """vitrail's folder for models: ``$VITRAIL_HOME/models``, or ``~/.local/share/vitrail/models``."""
+    given = os.environ.get("VITRAIL_HOME")
+    return (Path(given).expanduser() if given else Path.home() / ".local" / "share" / "vitrail") / "models"
+
+
+def available() -> dict[str, Path]:
+    """Every model there is, by name: ``default`` (the shipped one), then the folders under :func:`home`."""
+    found: dict[str, Path] = {}
+    shipped = _shipped()
+    if (shipped / MANIFEST_NAME).is_file():
+        found["default"] = shipped
+    root = home()
+    if root.is_dir():
+        for folder in sorted(root.iterdir()):
+            if folder.name not in found and (folder / MANIFEST_NAME).is_file():
+                found[folder.name] = folder
+    return found
+
+
+def find(name_or_path: str | Path = "default") -> Path:
+    """The folder of a model: ``default``, a name under :func:`home`, or a path.
+
+    Raises :class:`ArtifactError` that lists what there is, with the nearest name.
+    """
+    wanted = str(name_or_path)
+    models = available()
+    if wanted in models:
+        return models[wanted]
+    try:
+        path = Path(wanted).expanduser()
+        if wanted and path.is_dir():
+            return path
+    except (OSError, ValueError, RuntimeError):
+        pass  # no path at all: an impossible name gets the message below
+    if wanted == "default":
+        raise ArtifactError(
+            "this installation has no default model; train one with vitrail train, or give --model"
+        )
+    close = difflib.get_close_matches(wanted[:100], models, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    there = ", ".join(models) or "none"
+    raise ArtifactError(
+        f"no model {shown(wanted, 80)}{hint}; there are: {shown(there, 300)} (or give a folder)"
+    )
+
+
+# -- checks --------------------------------------------------------------------------------------------------
+
+
+def _shipped() -> Path:
+    return Path(str(importlib.resources.files("vitrail"))) / "shipped" / "default"
+
+
+def _manifest(root: Path) -> Manifest:
+    place = shown(root)
+    if not root.is_dir():
+        raise ArtifactError(f"there is no folder {place}; give the folder of a model")
+    _refuse_code(root)
+    path = root / MANIFEST_NAME
+    if not _is_file(path):
+        raise ArtifactError(f"{place} is not a model folder: it has no {MANIFEST_NAME}")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise ArtifactError(
+            f"{shown(path)} is larger than {_MAX_MANIFEST_BYTES} bytes; it is not a model's manifest"
+        )
+    try:
+        manifest = _checked(f"{shown(path)} is not valid", path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot read {shown(path)}: {error.strerror}") from error
+    for name in manifest.files:
+        _check_name(name)
+    if WEIGHTS_NAME not in manifest.files:
+        raise ArtifactError(f"{shown(path)} lists no {WEIGHTS_NAME}; the folder is incomplete")
+    return manifest
+
+
+def _checked(what: str, data: Mapping[str, Any] | bytes) -> Manifest:
+    try:
+        return parse(Manifest, data, max_bytes=_MAX_MANIFEST_BYTES)
+    except InputError as error:
+        raise ArtifactError(f"{what}: {error}") from error
+
+
+def _entries(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        yield from (Path(folder, name) for name in [*folders, *names])
+
+
+def _refuse_code(root: Path) -> None:
+    for count, path in enumerate(_entries(root)):
+        suffix = path.suffix.lower()
+        if suffix in _CODE:
+            raise ArtifactError(
+                f"{shown(path)} could carry code; a model folder holds none: remove that file"
+            )
+        if suffix in _PICKLES:
+            raise ArtifactError(
+                f"{shown(path)} could run code when read; only safetensors is loaded: remove it"
+            )
+        if count >= _MAX_ENTRIES:
+            raise ArtifactError(
+                f"{shown(root)} holds more than {_MAX_ENTRIES} files; it is not a model folder"
+            )
+
+
+def _check_name(name: str) -> None:
+    suffix = Path(name).suffix.lower()
+    if Path(name).name != name or name in ("", ".", "..", MANIFEST_NAME) or suffix in _CODE | _PICKLES:
+        raise ArtifactError(f"a model folder cannot hold a file {shown(name)}; use a plain name, no code")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _check_file(path: Path, entry: FileEntry, *, hashed: bool) -> None:
+    if not _is_file(path):
+        raise ArtifactError(f"{shown(path)} is missing; the model folder is incomplete: get it again")
+    size = path.stat().st_size
+    if size != entry.size:
+        raise ArtifactError(
+            f"{shown(path)} has {size} bytes instead of {entry.size}; it is damaged: get it again"
+        )
+    try:
+        if hashed and sha256_of(path) != entry.sha256:
+            raise ArtifactError(
+                f"{shown(path)} differs from its SHA-256; it is damaged or changed: get it again"
+            )
+    except OSError as error:
+        raise ArtifactError(f"cannot read {shown(path)}: {error.strerror}") from error
+
+
+def _bytes(path: Path, entry: FileEntry, hashed: bool) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {shown(path)}: {error.strerror}") from error
+    if len(data) != entry.size or (hashed and hashlib.sha256(data).hexdigest() != entry.sha256):
+        raise ArtifactError(f"{shown(path)} differs from its SHA-256; it is damaged or changed: get it again")
+    return data
+
+
+def _same_names(model: str, wanted: set[str], given: set[str]) -> None:
+    missing, unexpected = sorted(wanted - given), sorted(given - wanted)
+    if not missing and not unexpected:
+        return
+    parts = [
+        f"{len(names)} {what} ({', '.join(shown(name, 60) for name in names[:3])})"
+        for what, names in (("missing", missing), ("unexpected", unexpected))
+        if names
+    ]
+    raise ArtifactError(f"model {model}: its tensors do not fit its configuration: {', '.join(parts)}")
+
+
+def _version(package: str) -> str:
+    if package == "torch":
+        return str(torch.__version__).replace("+", "-")
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,1 @@
+"""One loop for whatever is trained, and the runs around it."""

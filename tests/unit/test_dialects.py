@@ -1,0 +1,336 @@
+"""Settings as other programs write them, from the texts that they write; wild ones never crash."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, PngImagePlugin
+
+from vitrail.provenance.dialects import PictureSettings, recognise
+from vitrail.provenance.metadata import read
+
+PICTURE = Image.new("RGB", (32, 24), "teal")
+
+COMFY = {
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 2**64 - 1,
+            "steps": 25,
+            "cfg": 6.5,
+            "sampler_name": "dpmpp_2m",
+            "scheduler": "karras",
+            "denoise": 1.0,
+            "model": ["10", 0],
+            "positive": ["11", 0],
+            "negative": ["7", 0],
+            "latent_image": ["5", 0],
+        },
+    },
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}},
+    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 640, "batch_size": 1}},
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": ["12", 0], "clip": ["4", 1]}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad hands", "clip": ["4", 1]}},
+    "9": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x", "images": ["8", 0]}},
+    "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}},
+    "10": {"class_type": "LoraLoader", "inputs": {"lora_name": "l", "model": ["4", 0], "clip": ["4", 1]}},
+    "11": {
+        "class_type": "ControlNetApply",
+        "inputs": {"strength": 1.0, "conditioning": ["6", 0], "image": ["9", 0]},
+    },
+    "12": {"class_type": "PrimitiveString", "inputs": {"value": "一只猫"}},
+}
+FLUX = {
+    "1": {
+        "class_type": "SamplerCustomAdvanced",
+        "inputs": {
+            "noise": ["2", 0],
+            "guider": ["3", 0],
+            "sampler": ["4", 0],
+            "sigmas": ["5", 0],
+            "latent_image": ["6", 0],
+        },
+    },
+    "2": {"class_type": "RandomNoise", "inputs": {"noise_seed": 11}},
+    "3": {
+        "class_type": "CFGGuider",
+        "inputs": {"cfg": 3.0, "model": ["7", 0], "positive": ["8", 0], "negative": ["9", 0]},
+    },
+    "4": {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}},
+    "5": {
+        "class_type": "BasicScheduler",
+        "inputs": {"scheduler": "simple", "steps": 8, "denoise": 1.0, "model": ["7", 0]},
+    },
+    "6": {"class_type": "EmptySD3LatentImage", "inputs": {"width": 1024, "height": 768}},
+    "7": {"class_type": "UNETLoader", "inputs": {"unet_name": "flux.safetensors"}},
+    "8": {"class_type": "CLIPTextEncode", "inputs": {"text": "good"}},
+    "9": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad"}},
+}
+
+EXAMPLES: list[tuple[dict[str, str], dict[str, Any]]] = [
+    (
+        {"prompt": json.dumps(COMFY), "workflow": "{}"},
+        {
+            "program": "comfyui",
+            "prompt": "一只猫",
+            "negative_prompt": "bad hands",
+            "seed": 2**64 - 1,
+            "steps": 25,
+            "cfg_scale": 6.5,
+            "sampler": "dpmpp_2m",
+            "schedule": "karras",
+            "width": 512,
+            "height": 640,
+            "model": "sd15.safetensors",
+        },
+    ),
+    (
+        {"prompt": json.dumps(FLUX)},
+        {
+            "program": "comfyui",
+            "prompt": "good",
+            "negative_prompt": "bad",
+            "seed": 11,
+            "steps": 8,
+            "cfg_scale": 3.0,
+            "sampler": "euler",
+            "width": 1024,
+            "height": 768,
+            "model": "flux.safetensors",
+        },
+    ),
+    ({"workflow": json.dumps({"nodes": [], "links": []})}, {"program": "comfyui", "prompt": ""}),
+    (
+        {
+            "invokeai_metadata": json.dumps(
+                {
+                    "generation_mode": "txt2img",
+                    "positive_prompt": "a fox",
+                    "negative_prompt": "blur",
+                    "width": 512,
+                    "height": 512,
+                    "seed": 42,
+                    "cfg_scale": 7.5,
+                    "steps": 30,
+                    "scheduler": "euler",
+                    "model": {"key": "k", "hash": "blake3:1", "name": "dreamshaper", "base": "sd-1"},
+                    "app_version": "5.0.0",
+                }
+            )
+        },
+        {"program": "invokeai", "prompt": "a fox", "sampler": "euler", "seed": 42, "model": "dreamshaper"},
+    ),
+    (
+        {
+            "sd-metadata": json.dumps(
+                {
+                    "model_weights": "sd-1.5",
+                    "image": {
+                        "prompt": [{"prompt": "a fox", "weight": 1.0}],
+                        "steps": 50,
+                        "seed": 3,
+                        "sampler": "k_lms",
+                    },
+                }
+            )
+        },
+        {"program": "invokeai", "prompt": "a fox", "sampler": "k_lms", "steps": 50, "model": "sd-1.5"},
+    ),
+    (
+        {
+            "fooocus_scheme": "fooocus",
+            "parameters": json.dumps(
+                {
+                    "prompt": "a house",
+                    "negative_prompt": "",
+                    "steps": 30,
+                    "resolution": "(1152, 896)",
+                    "guidance_scale": 4.0,
+                    "base_model": "juggernaut",
+                    "base_model_hash": "aeb7e9e689",
+                    "sampler": "dpmpp_2m_sde_gpu",
+                    "scheduler": "karras",
+                    "seed": "123",
+                    "performance": "Speed",
+                    "version": "Fooocus v2.5.5",
+                }
+            ),
+        },
+        {
+            "program": "fooocus",
+            "width": 1152,
+            "height": 896,
+            "seed": 123,
+            "model": "juggernaut",
+            "cfg_scale": 4.0,
+        },
+    ),
+    (
+        {
+            "fooocus_scheme": "a1111",
+            "parameters": "a house\nSteps: 30, Sampler: x, Seed: 1, Version: Fooocus v2.5.5",
+        },
+        {"program": "fooocus", "prompt": "a house", "steps": 30},
+    ),
+    (
+        {
+            "parameters": json.dumps(
+                {
+                    "sui_image_params": {
+                        "prompt": "a cat",
+                        "negativeprompt": "dog",
+                        "model": "OfficialStableDiffusion/sd_xl_base_1.0",
+                        "seed": 1,
+                        "steps": 20,
+                        "cfgscale": 7.0,
+                        "width": 1024,
+                        "height": 768,
+                        "comfyuisampler": "euler",
+                        "swarm_version": "0.9.3.1",
+                    },
+                    "sui_extra_data": {"date": "2025-01-25"},
+                }
+            )
+        },
+        {
+            "program": "swarmui",
+            "prompt": "a cat",
+            "negative_prompt": "dog",
+            "cfg_scale": 7.0,
+            "sampler": "euler",
+        },
+    ),
+    (
+        {
+            "parameters": "A field\nNegative prompt: Blue sky\nSteps: 30, CFG scale: 5.000000, "
+            "Guidance: 3.500000, Eta: 0.000000, Seed: 197583933, Size: 512x512, "
+            "Model: v1-5.safetensors, RNG: cuda, Sampler: dpm++2mv2 karras, Version: stable-diffusion.cpp"
+        },
+        {
+            "program": "stable-diffusion.cpp",
+            "negative_prompt": "Blue sky",
+            "sampler": "dpm++2mv2",
+            "schedule": "Karras",
+            "cfg_scale": 5.0,
+            "seed": 197583933,
+        },
+    ),
+    ({"parameters": "only words, no settings"}, {"program": "a1111", "prompt": "only words, no settings"}),
+]
+
+
+@pytest.mark.parametrize(("texts", "expected"), EXAMPLES)
+@pytest.mark.parametrize("chunk", ["text", "compressed", "international"])
+def test_other_programs_are_recognised(texts: dict[str, str], expected: dict[str, Any], chunk: str) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    for key, text in texts.items():
+        if chunk == "international":
+            chunks.add_itxt(key, text, zip=True)
+        else:
+            chunks.add_text(key, text, zip=chunk == "compressed")
+    target = io.BytesIO()
+    PICTURE.save(target, "PNG", pnginfo=chunks)
+    info = read(target.getvalue())
+    assert info.problems == []
+    assert info.settings is not None
+    assert {name: getattr(info.settings, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("order", ["utf-16-le", "utf-16-be", "utf-16", "ascii", "raw"])
+@pytest.mark.parametrize("prompt", ["a cat", "一只猫坐在花园里" * 20])
+def test_user_comments_in_every_encoding(order: str, prompt: str) -> None:
+    text = f"{prompt}\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 5, Size: 64x64, Version: v1"
+    if order == "ascii":
+        comment = b"ASCII\0\0\0" + text.encode()
+    elif order == "raw":
+        comment = text.encode()
+    else:
+        comment = b"UNICODE\0" + text.encode(order)
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = comment
+    target = io.BytesIO()
+    PICTURE.save(target, "JPEG", exif=exif)
+    found = read(target.getvalue()).settings
+    assert found is not None
+    assert (found.prompt, found.seed) == (prompt, 5)
+
+
+def test_comfyui_in_webp_and_fooocus_in_jpeg() -> None:
+    exif = Image.Exif()
+    exif[0x0110] = "prompt:" + json.dumps(COMFY)
+    target = io.BytesIO()
+    PICTURE.save(target, "WEBP", exif=exif)
+    found = read(target.getvalue()).settings
+    assert found is not None
+    assert (found.program, found.prompt) == ("comfyui", "一只猫")
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = EXAMPLES[6][0]["parameters"]
+    exif.get_ifd(0x8769)[0x927C] = "a1111"
+    target = io.BytesIO()
+    PICTURE.save(target, "JPEG", exif=exif)
+    found = read(target.getvalue()).settings
+    assert found is not None
+    assert (found.program, found.steps) == ("fooocus", 30)
+
+
+KEYS = [
+    "1",
+    "2",
+    "inputs",
+    "class_type",
+    "positive",
+    "model",
+    "image",
+    "prompt",
+    "sui_image_params",
+    "base_model",
+]
+KEYS += ["seed", "steps", "resolution", "nodes"]
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+WILD = st.recursive(
+    SCALAR | st.sampled_from(["1", "2", "KSampler"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(["parameters", "prompt", "workflow", "invokeai_metadata", "sd-metadata"]), WILD)
+def test_wild_json_never_crashes(key: str, value: Any) -> None:
+    found = recognise({key: json.dumps(value)})
+    assert found is None or isinstance(found, PictureSettings)
+
+
+def graph(links: dict[int, int]) -> str:
+    nodes = {
+        str(a): {"class_type": "KSampler", "inputs": {"positive": [str(b), 0]}} for a, b in links.items()
+    }
+    return json.dumps(nodes)
+
+
+HOSTILE = {
+    "open-braces": "{" * 100_000,
+    "open-brackets": "[" * 100_000,
+    "nested": '{"1": ' * 5000,
+    "empty": "",
+    "nothing": "{}",
+    "null": "null",
+    "infinite-seed": '{"1": {"class_type": "KSampler", "inputs": {"seed": 1e400}}}',
+    "huge-number": '{"a": ' + "9" * 5000 + "}",
+    "long-chain": graph({i: i + 1 for i in range(20_000)}),
+    "loop": graph({1: 2, 2: 1}),
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+@pytest.mark.parametrize("key", ["parameters", "prompt", "invokeai_metadata"])
+def test_deep_looping_and_huge_json_take_no_time(key: str, name: str) -> None:
+    start = time.process_time()
+    recognise({key: HOSTILE[name]})
+    assert time.process_time() - start < 1.0
