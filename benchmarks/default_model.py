@@ -5,7 +5,7 @@
     python benchmarks/default_model.py --only real         # the judge alone: ceiling and controls, no model
 
 Pictures are made by the product's own engine with the model's own settings, one a prompt. The judge is
-trained once for each data set (about thirteen minutes on one free core) and kept in the cache. Progress goes
+trained once for each data set (about twelve minutes on one free core) and kept in the cache. Progress goes
 to stderr; the last line of stdout is JSON. What each figure means: benchmarks/README.md.
 """
 

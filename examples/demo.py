@@ -27,6 +27,7 @@ PROMPTS = (
 def main() -> None:
     folder = Path("out")
     pictures: list[Image.Image] = []
+    labels: list[str] = []
     with Engine() as engine:
         jobs = [
             engine.submit(TextToImageRequest(prompt=prompt, seed=7), Destination.of(str(folder)))
@@ -36,9 +37,11 @@ def main() -> None:
             for event in engine.events(job):
                 if isinstance(event, PictureDone):
                     pictures.append(event.picture)
+                    # Few machines without a desktop have a Chinese font; what was understood can be printed.
+                    labels.append(event.record.understood_as or prompt)
                     print(f"{prompt}: {event.path}")
     sheet = folder / "demo.png"
-    grid(pictures, columns=4, labels=PROMPTS).save(sheet)
+    grid(pictures, columns=4, labels=labels).save(sheet)
     print(f"the grid: {sheet.resolve()}")
 
 

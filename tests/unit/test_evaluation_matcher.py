@@ -118,7 +118,7 @@ def test_damaged_files_are_refused_in_one_line(judge: Matcher, tmp_path: Path) -
         b"",
         b"hello",
         whole[: len(whole) // 2],
-        whole.replace(b"vitrail-matcher-1", b"vitrail-matcher-9"),
+        whole.replace(b"vitrail-matcher-2", b"vitrail-matcher-9"),
     ):
         path.write_bytes(broken)
         with pytest.raises(ArtifactError, match="judge") as caught:

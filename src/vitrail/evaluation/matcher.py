@@ -34,7 +34,7 @@ from vitrail.errors import ArtifactError, InputError
 
 __all__ = ["Matcher", "MatcherNetwork", "MatcherSettings", "Vocabulary", "words_of"]
 
-FORMAT = "vitrail-matcher-1"
+FORMAT = "vitrail-matcher-2"
 PADDING, UNKNOWN = 0, 1
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -91,7 +91,7 @@ class MatcherSettings:
     word_heads: int = 4
     max_words: int = 20
     embedding: int = 192
-    pictures: int = 260_000
+    pictures: int = 200_000
     batch: int = 256
     peak_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -168,7 +168,7 @@ class _TextTower(nn.Module):
         super().__init__()
         width = settings.word_width
         self.words = nn.Embedding(words, width, padding_idx=PADDING)
-        self.places = nn.Parameter(torch.randn(settings.max_words, width) * 0.02)
+        self.places = nn.Parameter(torch.randn(settings.max_words, width) * 0.25)
         nn.init.normal_(self.words.weight, std=0.5)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(

@@ -52,8 +52,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         batch, count, width = x.shape
         query, key, value = self.qkv(x).view(batch, count, 3, self.heads, width // self.heads).unbind(2)
-        query = self.query_norm(query).to(value.dtype)
-        key = self.key_norm(key).to(value.dtype)
+        query = self.query_norm(query.float()).to(value.dtype)
+        key = self.key_norm(key.float()).to(value.dtype)
         # Written out instead of F.scaled_dot_product_attention: on CPUs the fused kernel's backward pass
         # takes a fifth of a whole training step at these lengths (78 tokens), these two products a twentieth.
         logits = query.transpose(1, 2) @ key.permute(0, 2, 3, 1) * (width // self.heads) ** -0.5

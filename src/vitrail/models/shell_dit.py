@@ -1,9 +1,8 @@
 """ShellDiT: convolutions outside, a diffusion transformer inside, straight on pixels.
 
 The network predicts the clean picture from a noisy one on the flow path (x-prediction, "JiT", Li & He,
-arXiv:2511.13720). Flat artwork is simple and noise is not: with EDM's preconditioning (arXiv:2206.00364),
-where the network says at little noise what is to be taken away, the error at middle noise was twice as large
-after the same number of pictures.
+arXiv:2511.13720). Flat artwork is simple and noise is not; docs/architecture.md has what EDM's
+preconditioning (arXiv:2206.00364) did instead.
 
 A pure transformer over large patches has to learn from nothing that neighbouring patches agree; on a few
 thousand pictures that takes longer than everything else. So a thin convolutional shell works at a quarter of
@@ -137,9 +136,10 @@ class ShellDiT(nn.Module):
         self.join = nn.Conv2d(2 * shell, shell, 1)
         self.shell_out = nn.ModuleList(ShellBlock(shell, width) for _ in range(config.shell_blocks))
         self.leave_norm = nn.GroupNorm(8, shell, eps=1e-6)
-        self.leave = nn.Conv2d(shell, pixels, 3, padding=1)
+        self.head = nn.Conv2d(shell, pixels, 3, padding=1)
+        self.keep = nn.Linear(width, pixels)
         nn.init.normal_(self.style.weight, std=0.02)
-        for layer in (self.modulation, self.final, self.leave):
+        for layer in (self.modulation, self.final, self.head, self.keep):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
@@ -174,5 +174,7 @@ class ShellDiT(nn.Module):
         shell = self.join(torch.cat([shell, inner], dim=1))
         for block in self.shell_out:
             shell = block(shell, condition)
-        pixels = self.leave(functional.silu(self.leave_norm(shell)))
+        # Linear, and with a share of the input that depends on the noise: through a non-linearity, copying 48
+        # values a position would take most of the shell's channels.
+        pixels = self.head(self.leave_norm(shell)) + self.keep(condition)[:, :, None, None] * pixels
         return functional.pixel_shuffle(pixels, config.patch).float()

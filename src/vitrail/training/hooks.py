@@ -268,14 +268,13 @@ class ProgressLine:
             )
         elif not self.quiet and now - self._last >= self.every_seconds:
             self._last = now
-            self.console.print(self._text(report, now), markup=False, highlight=False)
+            self.console.print(self._text(report, now), markup=False, highlight=False, soft_wrap=True)
 
     def tell(self, line: str) -> None:
         """Print one line without tearing the bar."""
         if not self.quiet:
-            (self._bar.console if self._bar is not None else self.console).print(
-                line, markup=False, highlight=False
-            )
+            console = self._bar.console if self._bar is not None else self.console
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _text(self, report: StepReport, now: float) -> str:
         done = report.share - self._first_share
