@@ -29,7 +29,7 @@ SHIPPED = Path(__file__).parents[1] / "src" / "vitrail" / "shipped" / "default"
 CARD = Path(__file__).with_name("card.md")
 TEXT_FILES = ("text.safetensors", "tokenizer.json", "lexicon.tsv.gz", "ATTRIBUTION.md")
 SAMPLING = SamplingDefaults(
-    steps=20, cfg_scale=3.0, sampler="dpmpp_2m", schedule="simple", width=128, height=128
+    steps=20, cfg_scale=3.0, sampler="dpmpp_2m", schedule="simple", shift=4.0, width=128, height=128
 )
 LICENCE = "Apache-2.0 (weights); artwork: Apache-2.0, MIT and CC-BY-4.0, see ATTRIBUTION.md"
 

@@ -20,6 +20,7 @@ carry over unchanged. What differs is alpha, and with it everything that adds no
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,11 +120,12 @@ def spread(sigma: float | Tensor, like: Tensor) -> Tensor:
     return level if level.ndim == 0 else level.reshape(-1, *([1] * (like.ndim - 1)))
 
 
-class _Mixing:
+class _Mixing(ABC):
     """The algebra that is the same on every path, given ``alpha``."""
 
+    @abstractmethod
     def alpha(self, sigma: S) -> S:
-        raise NotImplementedError
+        """Return the picture's share at ``sigma``."""
 
     def noised(self, x0: Tensor, eps: Tensor, sigma: float | Tensor) -> Tensor:
         """Return alpha * x0 + sigma * eps, shaped like ``x0``; sigma is a float or (B,)."""
