@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from vitrail.data.emoji_bank import STYLES
+from vitrail.files import sha256_of
 from vitrail.recipe import dump_recipe, load_recipe
 from vitrail.schema import SamplingDefaults
 from vitrail.store import artifacts
@@ -60,7 +61,15 @@ def main() -> None:
     extra["styles.json"] = json.dumps(list(STYLES))
     extra["recipe.toml"] = dump_recipe(load_recipe(arguments.run / "recipe.toml"))
     extra["card.md"] = CARD.read_text(encoding="utf-8").format_map(Figures(figures, arguments.run))
-    save(arguments.run, staged, storage, sampling=SAMPLING, extra_files=extra, metrics=metrics(figures))
+    save(
+        arguments.run,
+        staged,
+        storage,
+        sampling=SAMPLING,
+        extra_files=extra,
+        metrics=metrics(figures),
+        data_manifest_sha256=sha256_of(arguments.data / "manifest.json") if arguments.data else None,
+    )
     save(arguments.upsampler, staged / "upsampler", "float16")
     shutil.rmtree(SHIPPED)
     staged.rename(SHIPPED)
