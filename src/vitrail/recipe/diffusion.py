@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,23 +22,31 @@ class ShellDiTConfig(Section):
     """Shape of :class:`vitrail.models.shell_dit.ShellDiT`, the text-to-image network on pixels."""
 
     kind: Literal["shell_dit"] = "shell_dit"
-    image_size: int = Field(64, ge=16, le=512, description="pixels a side")
-    patch: int = Field(4, ge=1, le=16, description="pixels a side that the shell sees as one position")
+    image_size: int = Field(default=64, ge=16, le=512, description="pixels a side")
+    patch: int = Field(
+        default=4, ge=1, le=16, description="pixels a side that the shell sees as one position"
+    )
     shell_width: int = Field(
-        128, ge=8, le=1024, multiple_of=8, description="channels of the convolutional shell"
+        default=128, ge=8, le=1024, multiple_of=8, description="channels of the convolutional shell"
     )
-    shell_blocks: int = Field(2, ge=0, le=16, description="residual blocks on each side of the transformer")
-    width: int = Field(384, ge=8, le=4096, description="width of the transformer")
-    depth: int = Field(6, ge=1, le=64, description="transformer blocks")
-    heads: int = Field(6, ge=1, le=64, description="attention heads; must divide width")
+    shell_blocks: int = Field(
+        default=2, ge=0, le=16, description="residual blocks on each side of the transformer"
+    )
+    width: int = Field(default=384, ge=8, le=4096, description="width of the transformer")
+    depth: int = Field(default=6, ge=1, le=64, description="transformer blocks")
+    heads: int = Field(default=6, ge=1, le=64, description="attention heads; must divide width")
     mlp_ratio: float = Field(
-        4.0, ge=0.5, le=8.0, description="hidden width of the feed-forward layers over width"
+        default=4.0, ge=0.5, le=8.0, description="hidden width of the feed-forward layers over width"
     )
-    text_width: int = Field(384, ge=8, le=4096, description="width of the text encoder's states")
-    vocabulary: int = Field(0, ge=0, le=1_000_000, description="words; 0 takes the text encoder's own number")
-    word_width: int = Field(64, ge=1, le=1024, description="width of the small trainable word table")
-    refiner_depth: int = Field(1, ge=0, le=16, description="transformer blocks over the words alone")
-    styles: int = Field(7, ge=0, le=10_000, description="named styles; number 0 beside them means no style")
+    text_width: int = Field(default=384, ge=8, le=4096, description="width of the text encoder's states")
+    vocabulary: int = Field(
+        default=0, ge=0, le=1_000_000, description="words; 0 takes the text encoder's own number"
+    )
+    word_width: int = Field(default=64, ge=1, le=1024, description="width of the small trainable word table")
+    refiner_depth: int = Field(default=1, ge=0, le=16, description="transformer blocks over the words alone")
+    styles: int = Field(
+        default=7, ge=0, le=10_000, description="named styles; number 0 beside them means no style"
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> ShellDiTConfig:
@@ -56,8 +64,8 @@ class UpsamplerConfig(Section):
 
     kind: Literal["upsampler"] = "upsampler"
     scale: Literal[2, 4] = 2
-    width: int = Field(48, ge=8, le=512, description="channels")
-    blocks: int = Field(6, ge=1, le=64, description="residual blocks")
+    width: int = Field(default=48, ge=8, le=512, description="channels")
+    blocks: int = Field(default=6, ge=1, le=64, description="residual blocks")
 
 
 class FlowObjective(Section):
@@ -65,12 +73,12 @@ class FlowObjective(Section):
 
     kind: Literal["flow_x0"] = "flow_x0"
     logit_mean: float = Field(
-        0.0, ge=-5.0, le=5.0, description="mean of logit(t); above 0 trains more on noise"
+        default=0.0, ge=-5.0, le=5.0, description="mean of logit(t); above 0 trains more on noise"
     )
-    logit_std: float = Field(1.0, gt=0.0, le=5.0, description="standard deviation of logit(t)")
-    uniform_share: Share = Field(0.15, description="share of noise levels drawn evenly from [0, 1]")
+    logit_std: float = Field(default=1.0, gt=0.0, le=5.0, description="standard deviation of logit(t)")
+    uniform_share: Share = Field(default=0.15, description="share of noise levels drawn evenly from [0, 1]")
     weight_clip: float = Field(
-        10.0, ge=1.0, le=1e6, description="largest weight min(1/t^2, clip) of a picture"
+        default=10.0, ge=1.0, le=1e6, description="largest weight min(1/t^2, clip) of a picture"
     )
 
 
@@ -78,18 +86,22 @@ class UpsamplerObjective(Section):
     """L1 on pixels and on their differences; see :mod:`vitrail.training.objectives`."""
 
     kind: Literal["upsample_l1"] = "upsample_l1"
-    edge_weight: float = Field(1.0, ge=0.0, le=100.0, description="weight of the loss on pixel differences")
+    edge_weight: float = Field(
+        default=1.0, ge=0.0, le=100.0, description="weight of the loss on pixel differences"
+    )
     noise: float = Field(
-        0.02, ge=0.0, le=0.5, description="largest standard deviation of noise on the small picture"
+        default=0.02, ge=0.0, le=0.5, description="largest standard deviation of noise on the small picture"
     )
 
 
 class TextToImageRecipe(CommonRecipe):
     """A network that draws a picture for a caption."""
 
+    reads_text: ClassVar[bool] = True
+
     kind: Literal["text_to_image"] = "text_to_image"
-    model: ShellDiTConfig = ShellDiTConfig()  # type: ignore[call-arg]
-    objective: FlowObjective = FlowObjective()  # type: ignore[call-arg]
+    model: ShellDiTConfig = ShellDiTConfig()
+    objective: FlowObjective = FlowObjective()
 
     @model_validator(mode="after")
     def _sizes(self) -> TextToImageRecipe:
@@ -108,8 +120,8 @@ class UpsamplerRecipe(CommonRecipe):
     """A network that makes small pictures larger; ``data.size`` is the size of the large ones."""
 
     kind: Literal["upsampler"] = "upsampler"
-    model: UpsamplerConfig = UpsamplerConfig()  # type: ignore[call-arg]
-    objective: UpsamplerObjective = UpsamplerObjective()  # type: ignore[call-arg]
+    model: UpsamplerConfig = UpsamplerConfig()
+    objective: UpsamplerObjective = UpsamplerObjective()
 
     @model_validator(mode="after")
     def _sizes(self) -> UpsamplerRecipe:

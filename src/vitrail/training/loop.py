@@ -268,7 +268,7 @@ def _step(
                 update.enter_context(state.updating)  # from the first change to the last, once a step
             optimizer = state.optimizers[phase.name]
             for group in optimizer.param_groups:
-                group["lr"] = group["lr"] if rate is None else rate
+                group["lr"] = group["lr"] if rate is None else rate * group.get("rate_share", 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses[phase.name], norms[phase.name] = numbers[0], norm

@@ -13,26 +13,19 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from vitrail.data.emoji_bank import STYLES
 from vitrail.errors import CheckpointError, InputError
 from vitrail.files import atomic_write, ensure_folder, shown
-from vitrail.models import registry
-from vitrail.recipe import (
-    TextToImageRecipe,
-    UpsamplerRecipe,
-    dump_recipe,
-    load_recipe,
-    recipe_differences,
-)
+from vitrail.images import grid, to_pil
+from vitrail.provenance.metadata import encode
+from vitrail.recipe import Recipe, dump_recipe, load_recipe, recipe_differences
 from vitrail.runtime import pick_device
 from vitrail.store import artifacts
 from vitrail.training import checkpoint, sources, warm
@@ -46,13 +39,14 @@ from vitrail.training.hooks import (
     seed_everything,
     tensorboard_writer,
 )
-from vitrail.training.loop import Hook, Phase, Settings, TrainState, fit
-from vitrail.training.objectives import TextEncoder, flow_loss, held_out_flow_loss, upsampler_loss
-from vitrail.training.optim import Ema, adamw, learning_rate, trainable
+from vitrail.training.loop import Hook, Settings, TrainState, fit
+from vitrail.training.objectives import TextEncoder
+from vitrail.training.optim import Ema, learning_rate
+from vitrail.training.plan import Plan, Setting
+from vitrail.training.plans import make_plan
 
 __all__ = ["Outcome", "Sampler", "train"]
 
-AnyRecipe: TypeAlias = TextToImageRecipe | UpsamplerRecipe
 #: Draws a grid for the prompts with the averaged network and writes it to the path.
 Sampler: TypeAlias = Callable[[nn.Module, Sequence[str], Path], object]
 
@@ -80,15 +74,19 @@ class Outcome:
 class _Session:
     """What one session of a run works with."""
 
-    recipe: AnyRecipe
+    recipe: Recipe
     folder: Path
     device: torch.device
-    model: nn.Module
+    plan: Plan
     state: TrainState
-    encoder: TextEncoder | None
     progress: ProgressLine
     data: sources.Data | None
     _averaged: nn.Module | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that is averaged, shown and exported."""
+        return self.plan.modules["model"]
 
     def averaged(self) -> nn.Module:
         """A second network with the averaged weights: drawing samples never touches the trained one."""
@@ -108,7 +106,7 @@ class _Session:
 
 
 def train(
-    recipe: AnyRecipe,
+    recipe: Recipe,
     folder: str | Path,
     *,
     device: str = "auto",
@@ -126,8 +124,9 @@ def train(
     ----------
     device: see :func:`vitrail.runtime.pick_device`.
     data: the batches; by default those of ``recipe.data``.
-    encoder: the frozen text encoder; by default the shipped one. Only text-to-image recipes use it.
-    sample: draws a grid every ``run.sample_every_images`` with the averaged weights.
+    encoder: the frozen text encoder; by default the shipped one. Only recipes with captions use it.
+    sample: draws a grid every ``run.sample_every_images`` with the averaged weights, for kinds whose plan
+        does not draw one itself.
     quiet: nothing on the screen.
     licence, card: of the exported model; by default made from the recipe.
     hooks: called after the run's own measuring and before its checkpoints.
@@ -170,7 +169,7 @@ def train(
 
 
 def _open(
-    recipe: AnyRecipe,
+    recipe: Recipe,
     folder: Path,
     device: str,
     encoder: TextEncoder | None,
@@ -178,7 +177,7 @@ def _open(
     quiet: bool,
 ) -> _Session:
     """Build the state and bring it to where the run was, or to its warm start."""
-    if encoder is None and isinstance(recipe, TextToImageRecipe):
+    if encoder is None and recipe.reads_text:
         encoder = sources.shipped_encoder()
     if isinstance(encoder, nn.Module):
         encoder.to(pick_device(device))
@@ -188,14 +187,17 @@ def _open(
     for place in (folder, checkpoints):
         checkpoint.sweep(place)
     seed_everything(recipe.run.seed)
-    model = registry.build(recipe.model.kind, recipe.model).to(pick_device(device))
+    progress = ProgressLine(0.0, quiet=quiet)
+    # The line that is on the screen now, not the one of this moment: a run has another than its opening.
+    plan = make_plan(Setting(recipe, pick_device(device), encoder, lambda line: session.progress.tell(line)))
+    model = plan.modules["model"]
     state = TrainState(
-        modules={"model": model},
-        optimizers={"model": adamw(trainable(model), recipe.optim)},
+        modules=plan.modules,
+        optimizers=plan.optimizers,
         ema={"model": Ema(model, recipe.optim.ema_half_life_images, recipe.optim.ema_ramp)},
         seed=recipe.run.seed,
     )
-    progress = ProgressLine(0.0, quiet=quiet)
+    session = _Session(recipe, folder, pick_device(device), plan, state, progress, data)
     loaded = checkpoint.load_latest(checkpoints)
     if loaded is not None:
         checkpoint.restore(loaded, state)
@@ -208,7 +210,7 @@ def _open(
         progress.tell(warm.start_from(model, warm.read_weights(recipe.run.warm_start)))
         average = state.ema["model"]
         state.ema["model"] = Ema(model, average.half_life_images, average.ramp)
-    return _Session(recipe, folder, pick_device(device), model, state, encoder, progress, data)
+    return session
 
 
 def _steps(
@@ -224,8 +226,10 @@ def _steps(
     log = logs.enter_context(
         MetricsLog(folder / "metrics.jsonl", run.log_every_seconds, state.images_seen, writers)
     )
-    phase, measure = _phase(session, session.data)
-    hooks: list[Hook] = [session.progress, log]
+    plan, data = session.plan, session.data
+    phases = plan.phases(data)
+    measure = plan.measure(data) if run.held_out_every_images else None
+    hooks: list[Hook] = [session.progress, log, *plan.hooks]
     if measure is not None:
         held_out = measure
 
@@ -234,19 +238,20 @@ def _steps(
                 log.write(state, held_out(session.averaged()))
 
         hooks.append(every_images(run.held_out_every_images, measured))
-    if sample is not None and run.sample_every_images:
-        draw = sample
+    draw = _pictures(plan, data) or sample
+    if draw is not None and run.sample_every_images:
+        drawn = draw
 
-        def grid(state: TrainState) -> None:
+        def show(state: TrainState) -> None:
             path = ensure_folder(folder / "samples") / f"images-{state.images_seen:012d}.png"
             with preserved_randomness():
-                draw(session.averaged(), run.sample_prompts, path)
+                drawn(session.averaged(), run.sample_prompts, path)
 
-        hooks.append(every_images(run.sample_every_images, grid))
+        hooks.append(every_images(run.sample_every_images, show))
     minutes = optim.time_budget_minutes
     fit(
-        [phase],
-        sources.prefetched(session.data.batches, recipe.data.prefetch),
+        phases,
+        sources.prefetched(data.batches, recipe.data.prefetch),
         state,
         until_images=optim.until_images,
         until_seconds=None if minutes is None else 60.0 * minutes,
@@ -260,28 +265,23 @@ def _steps(
     )
 
 
-def _phase(
-    session: _Session, data: sources.Data
-) -> tuple[Phase[Any], Callable[[nn.Module], Mapping[str, float]] | None]:
-    """The recipe's one phase, and how to measure its held-out loss if that is wanted and can be done."""
-    recipe, model, device = session.recipe, session.model, session.device
-    called: Any = torch.compile(model) if recipe.optim.compile else model
-    if isinstance(recipe, UpsamplerRecipe):
-        loss: Any = upsampler_loss(called, recipe.model.scale, recipe.objective, device)
-        return Phase("model", trainable(model), loss), None
-    if session.encoder is None:
-        raise InputError("a text-to-image recipe needs a text encoder")
-    loss = flow_loss(called, session.encoder, recipe.objective, device)
-    measure = None
-    if recipe.run.held_out_every_images and data.held_out is not None:
-        batches = list(data.held_out(recipe.run.held_out_images))
-        measure = held_out_flow_loss(session.encoder, batches, device, recipe.run.seed)
-    return Phase("model", trainable(model), loss), measure
+def _pictures(plan: Plan, data: sources.Data) -> Sampler | None:
+    """Return how the plan's own pictures become a grid on disk; None if it draws none."""
+    if plan.pictures is None:
+        return None
+    pictures = plan.pictures(data)
+
+    def draw(network: nn.Module, prompts: Sequence[str], path: Path) -> None:
+        with torch.inference_mode():
+            made = to_pil(pictures(network))
+        atomic_write(path, encode(grid(made, columns=8), "png"))
+
+    return draw
 
 
-def _resolved(recipe: AnyRecipe, encoder: TextEncoder | None) -> AnyRecipe:
+def _resolved(recipe: Recipe, encoder: TextEncoder | None) -> Recipe:
     """Fill in what depends on the text encoder: the number of words where the recipe says 0."""
-    if isinstance(recipe, TextToImageRecipe) and recipe.model.vocabulary == 0:
+    if recipe.reads_text and getattr(recipe.model, "vocabulary", None) == 0:
         config = getattr(encoder, "config", None)
         if config is None:
             raise InputError("model.vocabulary is 0 and the text encoder names no number of words; set it")
@@ -290,7 +290,7 @@ def _resolved(recipe: AnyRecipe, encoder: TextEncoder | None) -> AnyRecipe:
     return recipe
 
 
-def _same_run(recipe: AnyRecipe, path: Path) -> None:
+def _same_run(recipe: Recipe, path: Path) -> None:
     """Refuse a recipe that computes something else than the run that is in the folder already."""
     if not path.exists():
         return
@@ -324,8 +324,7 @@ def _export(session: _Session, target: Path, licence: str | None, card: str | No
         f"steps, {state.seconds / 60:.1f} minutes.\n"
     )
     files: dict[str, str | bytes | Path] = {"recipe.toml": dump_recipe(recipe), "card.md": card or made}
-    if isinstance(recipe, TextToImageRecipe) and session.data is not None:
-        files["styles.json"] = json.dumps(_style_names(session.data.styles, recipe.model.styles))
+    files |= session.plan.files(session.data)
     artifacts.save(
         target,
         kind=recipe.model.kind,
@@ -337,12 +336,3 @@ def _export(session: _Session, target: Path, licence: str | None, card: str | No
         extra_files=files,
         overwrite=True,
     )
-
-
-def _style_names(styles: Sequence[str], count: int) -> list[str]:
-    """Name all ``count`` style numbers of a network: the data's styles, then those of the emoji set if it
-    has as many numbers as that (it began from such a model), then plain numbers.
-    """
-    rest = STYLES[len(styles) :] if count == len(STYLES) else ()
-    names = [*styles, *rest][:count]
-    return names + [f"style-{number}" for number in range(len(names) + 1, count + 1)]
