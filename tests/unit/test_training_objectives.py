@@ -169,3 +169,18 @@ def test_upsampler_loss_is_the_formula() -> None:
     difference = seen[1] - small
     assert 0 < difference.abs().max() < 0.3 * 5
     assert difference.flatten(1).std(1).max() <= 0.3 * 1.3
+
+
+def test_upsampler_loss_over_two_passes_compares_every_size() -> None:
+    batch = make_batch(2)
+
+    def enlarge(small: Tensor) -> Tensor:
+        return functional.interpolate(small, scale_factor=2) + 0.25
+
+    objective = UpsamplerObjective(edge_weight=0.0, noise=0.0, passes=2)
+    output = upsampler_loss(enlarge, 2, objective, CPU)(batch, torch.Generator().manual_seed(0))
+    half = functional.avg_pool2d(batch.pixels, 2)
+    first = functional.interpolate(functional.avg_pool2d(half, 2), scale_factor=2) + 0.25
+    second = functional.interpolate(first, scale_factor=2) + 0.25  # the network's own output is enlarged
+    expected = ((first - half).abs().mean() + (second - batch.pixels).abs().mean()) / 2
+    assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)

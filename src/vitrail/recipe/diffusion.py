@@ -92,6 +92,9 @@ class UpsamplerObjective(Section):
     noise: float = Field(
         default=0.02, ge=0.0, le=0.5, description="largest standard deviation of noise on the small picture"
     )
+    passes: int = Field(
+        default=1, ge=1, le=4, description="how often the network enlarges in a row, each size compared"
+    )
 
 
 class TextToImageRecipe(CommonRecipe):
@@ -125,8 +128,9 @@ class UpsamplerRecipe(CommonRecipe):
 
     @model_validator(mode="after")
     def _sizes(self) -> UpsamplerRecipe:
-        if self.data.size % self.model.scale:
+        factor = self.model.scale**self.objective.passes
+        if self.data.size % factor:
             raise ValueError(
-                f"data.size {self.data.size} must be a multiple of model.scale {self.model.scale}"
+                f"data.size {self.data.size} must be a multiple of {factor} (model.scale over all passes)"
             )
         return self

@@ -146,21 +146,27 @@ def upsampler_loss(
 
     The small picture is the area average of the large one plus a little noise of random strength, so that
     the network forgives what a generator leaves behind. ``model(small)`` returns pictures ``scale`` times
-    larger.
+    larger. With several passes the network enlarges its own output, as it does in use, and every size is
+    compared with the picture at that size; the loss is the mean over the passes.
     """
 
     def loss(batch: Pictures, generator: torch.Generator) -> LossOutput:
-        large = batch.pixels.to(device, torch.float32, non_blocking=True)
-        small = functional.avg_pool2d(large, scale)
+        sizes = [batch.pixels.to(device, torch.float32, non_blocking=True)]
+        for _ in range(settings.passes):
+            sizes.append(functional.avg_pool2d(sizes[-1], scale))
+        small = sizes.pop()
         strength = (
             torch.rand((len(small), 1, 1, 1), generator=generator, device=generator.device) * settings.noise
         )
         noise = torch.randn(small.shape, generator=generator, device=generator.device)
-        drawn = model(small + (strength * noise).to(device)).float()
-        pixels = (drawn - large).abs().mean(dim=(1, 2, 3))
-        edges = _edge_error(drawn, large)
+        drawn = small + (strength * noise).to(device)
+        pixels = edges = small.new_zeros(len(small))
+        for wanted in reversed(sizes):
+            drawn = model(drawn).float()
+            pixels = pixels + (drawn - wanted).abs().mean(dim=(1, 2, 3)) / settings.passes
+            edges = edges + _edge_error(drawn, wanted) / settings.passes
         total = pixels + settings.edge_weight * edges
-        number = total.new_tensor(len(large))
+        number = total.new_tensor(len(small))
         figures = {
             "loss": Mean(total.detach().sum(), number),
             "l1": Mean(pixels.detach().sum(), number),
