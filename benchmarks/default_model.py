@@ -45,6 +45,7 @@ from vitrail.evaluation.memorisation import (
 from vitrail.evaluation.prompt_hits import Answers, Question, answer, by_tag
 from vitrail.evaluation.stats import Estimate, share_of
 from vitrail.images import grid, to_tensor
+from vitrail.models.lexicon import translate
 from vitrail.runtime import cpu_generator
 
 SETS = ("seen", "cells", "compositions", "zh", "trained")
@@ -303,7 +304,12 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         say(f"contact sheet: {len(chosen)} pictures")
         made = generate([prompt for prompt, _ in chosen], [style for _, style in chosen], given.seed + 50_000)
         texts = [f"{prompt} ({style})" if style else prompt for prompt, style in chosen]
-        grid(made, columns=8, labels=texts).save(given.out / "contact_sheet.png")
+        read = [translate(prompt).english for prompt, _ in chosen]  # shown where no font has Chinese
+        english = [
+            f"{words} ({style})" if style else words for words, (_, style) in zip(read, chosen, strict=True)
+        ]
+        sheet = grid(made, columns=8, labels=texts, substitutes=english)
+        sheet.save(given.out / "contact_sheet.png")
         lap("sheet")
 
     judged = sum(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +18,8 @@ from vitrail.data.text_sources import quantize_rows
 from vitrail.models.registry import build
 from vitrail.models.text import HEADER_KEY, TOKENIZER_FILE, WEIGHTS_FILE, TextConfig, TextEncoder
 from vitrail.recipe import ShellDiTConfig, UpsamplerConfig
+from vitrail.recipe.autoencoders import VQAutoencoderConfig
+from vitrail.recipe.priors import TokenTransformerConfig
 from vitrail.schema import SamplingDefaults
 from vitrail.store import artifacts
 
@@ -98,6 +102,15 @@ def make_tiny_model(folder: Path, *, upsampler: bool = True, seed: int = 0) -> P
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_trace_in_the_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Caches that the tests fill lie in a folder of the test run, unless the caller named another."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "VITRAIL_DATA" not in os.environ:
+            patch.setenv("VITRAIL_DATA", str(tmp_path_factory.mktemp("vitrail-data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny text-to-image model; read only."""
@@ -114,3 +127,82 @@ class MakeModel(Protocol):
 def make_model() -> MakeModel:
     """The function that writes tiny models, for tests that need one of their own."""
     return make_tiny_model
+
+
+def make_tiny_tokenizer(folder: Path, *, seed: int = 0, stages: int = 1) -> Path:
+    """Write a tokenizer with random weights: 64 codes, 8 pixels a side each, used unevenly in training."""
+    torch.manual_seed(seed)
+    stage = {"kind": "nearest", "codes": 64}
+    quantizer = stage if stages == 1 else {"kind": "residual", "stages": stages, "stage": stage}
+    config = VQAutoencoderConfig.model_validate(
+        {
+            "network": {"architecture": "lean", "downsample": 8, "widths": (16, 16), "z_channels": 8},
+            "embed_dim": 8,
+            "quantizer": quantizer,
+        }
+    )
+    network = build("vq_autoencoder", config)
+    for parameter in network.parameters():  # layers that begin at zero must speak
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    network.quantize.usage.copy_((3 * torch.rand(64 * stages)).softmax(0))  # type: ignore[operator, union-attr]
+    artifacts.save(
+        folder,
+        kind="vq_autoencoder",
+        name="tiny-tokenizer",
+        config=config.model_dump(mode="json", exclude={"kind"}),
+        tensors=network.state_dict(),
+        licence="Apache-2.0",
+    )
+    return folder
+
+
+def make_tiny_prior(folder: Path, *, mode: str = "masked", text: bool = False, seed: int = 0) -> Path:
+    """Write a prior of 6 x 6 codes with random weights, and the tiny tokenizer inside it."""
+    torch.manual_seed(seed)
+    extra: dict[str, bytes | str | Path] = {}
+    if text:
+        words = make_tiny_model(folder.with_name(f"{folder.name}-text"), upsampler=False)
+        extra = {name: (words / name).read_bytes() for name in (WEIGHTS_FILE, TOKENIZER_FILE)}
+    config = TokenTransformerConfig.model_validate(
+        {"mode": mode, "codes": 64, "rows": 6, "columns": 6, "width": 32, "depth": 2, "heads": 2}
+        | ({"text": True, "text_width": 16, "vocabulary": 63, "word_width": 4} if text else {})
+    )
+    network = build("token_transformer", config)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    artifacts.save(
+        folder,
+        kind="token_transformer",
+        name=f"tiny-{mode}",
+        config=config.model_dump(mode="json", exclude={"kind"}),
+        tensors=network.state_dict(),
+        licence="Apache-2.0",
+        extra_files=extra,
+    )
+    make_tiny_tokenizer(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny tokenizer; read only."""
+    return make_tiny_tokenizer(tmp_path_factory.mktemp("models") / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny masked prior that reads words; read only."""
+    return make_tiny_prior(tmp_path_factory.mktemp("models") / "prior", text=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_causal_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny causal prior that reads no words; read only."""
+    return make_tiny_prior(tmp_path_factory.mktemp("models") / "causal", mode="causal")
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Path]:
+    """The function that writes tiny tokenizers, for tests that need one of their own."""
+    return make_tiny_tokenizer

@@ -22,7 +22,17 @@ COMMANDS: dict[str, Text] = {
     "generate": Text("make pictures from words", "用文字生成图片"),
     "train": Text("train a model by a recipe, or on your own pictures", "按配方训练模型，或用自己的图片训练"),
     "data": Text("build a training set, look at a folder of pictures", "构建训练集，检查图片文件夹"),
+    "evaluate": Text("measure pictures or a model, write a report", "评测图片或模型，生成报告"),
     "models": Text("list the models on this machine, show one", "列出本机的模型，查看某个模型"),
+    "reconstruct": Text("pictures through a tokenizer and back", "把图片编码再解码，查看保真度"),
+    "vary": Text("draw a part of a picture's codes again", "重新生成图片的一部分"),
+    "inpaint": Text("paint a part of a picture anew, or beyond its edges", "重画图片局部，或向外扩画"),
+    "walk": Text("walk between pictures or words, add pictures up", "在图片或文字之间渐变，或把图片相加"),
+    "compress": Text("a picture as a few hundred bytes", "把图片压缩到几百字节"),
+    "decompress": Text("a compressed picture back to pixels", "还原压缩的图片"),
+    "encode": Text("the codes of a picture in a file", "把图片的编码写入文件"),
+    "decode": Text("a file of codes back to a picture", "把编码文件还原成图片"),
+    "codebook": Text("what each code of a tokenizer draws", "展示每个编码画出什么"),
     "doctor": Text("show versions, devices and folders", "显示版本、设备与目录"),
 }
 
@@ -37,7 +47,7 @@ commands:
 options:
   -h, --help     show this help and exit (vitrail COMMAND --help explains one command)
   --version      show the version and exit
-  --lang en|zh   language of the help (default: from LC_ALL, LC_MESSAGES or LANG)
+  --lang en|zh   language of help and messages (default: from LC_ALL, LC_MESSAGES or LANG)
 
 examples:
   vitrail generate "a cat sitting in a garden"
@@ -53,7 +63,7 @@ examples:
 选项：
   -h, --help     显示本帮助并退出（vitrail 命令 --help 说明单个命令）
   --version      显示版本并退出
-  --lang en|zh   帮助的语言（默认取自 LC_ALL、LC_MESSAGES 或 LANG）
+  --lang en|zh   帮助与提示信息的语言（默认取自 LC_ALL、LC_MESSAGES 或 LANG）
 
 例子：
   vitrail generate "a cat sitting in a garden"
@@ -71,24 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and not sys.warnoptions:
         # Warnings of libraries are for those who write code; python -W shows them.
         warnings.simplefilter("ignore")
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        return _dispatch(words)
     except KeyboardInterrupt:
-        _complain("stopped")
+        _complain("stopped", words)
         return 130
     except BrokenPipeError:
         # The reader of our output (head, less) went away. Python would complain again while it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except VitrailError as error:
-        _complain(str(error))
+        _complain(str(error), words)
         return error.exit_code
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        _complain(f"{error.strerror or error}{place}")
+        _complain(f"{error.strerror or error}{place}", words)
         return StorageError.exit_code
     except MemoryError:
-        _complain("out of memory; use fewer pictures at once (--n) or a smaller size")
+        _complain("out of memory; use fewer pictures at once (--n) or a smaller size", words)
         return 1
 
 
@@ -124,9 +135,20 @@ def _page(language: Language | None = None) -> str:
     )
 
 
-def _complain(message: str) -> None:
-    """Print one line on standard error, whatever control characters or lone surrogates the input brought."""
+def _complain(message: str, arguments: Sequence[str]) -> None:
+    """Print one line on standard error, whatever control characters or lone surrogates the input brought.
+
+    In Chinese where ``arguments`` or the environment say so and there is a translation.
+    """
+    try:
+        language = take_language(list(arguments))[0]
+    except InputError:  # --lang itself is what is wrong
+        language = from_environment()
     line = " ".join(message.split())
+    if language == "zh":
+        from vitrail.chinese import in_chinese
+
+        line = f"错误：{in_chinese(line) or line}"
     line = "".join(char if char.isprintable() else "?" for char in line)
     print(f"vitrail: {line}", file=sys.stderr)
 

@@ -25,6 +25,7 @@ from vitrail.errors import StorageError
 __all__ = [
     "atomic_folder",
     "atomic_write",
+    "cache_folder",
     "check_space",
     "ensure_folder",
     "fsync_folder",
@@ -44,6 +45,12 @@ def shown(value: object, limit: int = 160) -> str:
     """``value`` as text that is safe in a one-line message: no control characters, at most ``limit`` long."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(value)[: 4 * limit])
     return text if len(text) <= limit else f"{text[: limit // 2]}...{text[-(limit // 2 - 3) :]}"
+
+
+def cache_folder() -> Path:
+    """Where vitrail keeps what it fetched or built: ``$VITRAIL_DATA``, else ``~/.cache/vitrail``."""
+    named = os.environ.get("VITRAIL_DATA")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "vitrail"
 
 
 def ensure_folder(folder: Path | str) -> Path:

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import functools
 import io
 import math
 import os
 import stat
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from torch import Tensor
 
 from vitrail.errors import DataError, InputError, NonFiniteError
 from vitrail.files import shown
+from vitrail.fonts import Font, can_draw, font_for, plain_font
 from vitrail.picture_headers import PictureHeader, check_size, walk_header
 
 __all__ = [
@@ -200,15 +201,19 @@ def grid(
     labels: Sequence[str] | None = None,
     pad: int = 4,
     background: tuple[int, int, int] = (255, 255, 255),
+    *,
+    substitutes: Sequence[str] | None = None,
 ) -> Image.Image:
     """Lay pictures out in rows, left to right, with an optional line or two of text under each.
 
     Parameters
     ----------
     columns: pictures a row; default the square root of their number, rounded up.
-    labels: one text a picture, wrapped to two lines and cut with an ellipsis. Chinese needs a CJK font on the
-        machine; without one those characters are left out, and a label that is all Chinese becomes ``#3``.
+    labels: one text a picture, wrapped to two lines and cut with an ellipsis.
     pad: pixels between pictures and around the sheet.
+    substitutes: one text a picture, written where its label has characters that no font here has (Chinese, on
+        a machine without a Chinese font; see :mod:`vitrail.fonts`): the English that the model understood,
+        for instance. Without one those characters are left out, and an all-Chinese label becomes ``#3``.
 
     Smaller pictures are centred in the cell of the largest. Raises :class:`InputError` for no pictures, a
     count of labels that differs, or a sheet above :data:`MAX_PIXELS`.
@@ -217,6 +222,9 @@ def grid(
         raise InputError("no picture was given; a grid needs at least one")
     if labels is not None and len(labels) != len(pictures):
         raise InputError(f"{len(labels)} labels were given for {len(pictures)} pictures; give one for each")
+    instead = [""] * len(pictures) if substitutes is None else list(substitutes)
+    if len(instead) != len(pictures):
+        raise InputError(f"{len(instead)} substitutes for {len(pictures)} pictures; give one for each")
     across = columns if columns is not None else math.ceil(math.sqrt(len(pictures)))
     if across < 1 or pad < 0:
         raise InputError(
@@ -239,63 +247,27 @@ def grid(
             flatten(picture), (x + (cell[0] - picture.width) // 2, y + (cell[1] - picture.height) // 2)
         )
         if labels is not None:
-            text, font = _drawable(labels[i], size, i)
+            text, font = _drawable(labels[i], instead[i], size, i)
             for row, line in enumerate(_wrapped(text, font, cell[0])):
                 draw.text((x, y + cell[1] + 1 + row * (size + 2)), line, fill=ink, font=font)
     return sheet
 
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-_CJK_FONTS = (  # usual names on Linux, Windows and macOS; Pillow searches the system's font folders
-    "NotoSansCJK-Regular.ttc",
-    "NotoSansCJKsc-Regular.otf",
-    "NotoSansSC-Regular.ttf",
-    "wqy-microhei.ttc",
-    "wqy-zenhei.ttc",
-    "DroidSansFallbackFull.ttf",
-    "msyh.ttc",
-    "simhei.ttf",
-    "PingFang.ttc",
-    "Hiragino Sans GB.ttc",
-)
+def _drawable(label: str, substitute: str, size: int, index: int) -> tuple[str, Font]:
+    """The label, else its substitute, else what can be drawn of it; and the font to draw it with."""
+    texts = [_one_line(text) for text in (label, substitute)]
+    for text in texts:
+        font = font_for(text, size)
+        if font is not None and (text or not texts[0]):
+            return text, font
+    letters = "".join(c for c in unicodedata.normalize("NFKD", texts[0]) if not unicodedata.combining(c))
+    kept = " ".join("".join(c if can_draw(c) else " " for c in letters).split())
+    text = kept if any(c.isalnum() for c in kept) else f"#{index + 1}"
+    return text, font_for(text, size) or plain_font(size)
 
 
-@functools.lru_cache(maxsize=8)
-def _cjk_font(size: int) -> Font | None:
-    for name in _CJK_FONTS:
-        try:
-            return ImageFont.truetype(name, size)
-        except OSError:
-            continue  # not on this machine: try the next
-    return None
-
-
-@functools.lru_cache(maxsize=8)
-def _plain_font(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
-@functools.lru_cache(maxsize=4096)
-def _has_glyph(character: str, size: int) -> bool:
-    """Whether Pillow's own font can draw it: a missing glyph looks like that of a non-character."""
-    font = _plain_font(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        return character.isascii()
-    return character.isspace() or bytes(font.getmask(character)) != bytes(font.getmask("\U0010ffff"))
-
-
-def _drawable(label: str, size: int, index: int) -> tuple[str, Font]:
-    """The label with what can be drawn of it, and the font to draw it with."""
-    text = " ".join(label[:400].split())
-    text = "".join(c for c in text if c.isprintable())
-    if all(_has_glyph(c, size) for c in text):
-        return text, _plain_font(size)
-    cjk = _cjk_font(size)
-    if cjk is not None:
-        return text, cjk
-    kept = " ".join("".join(c if _has_glyph(c, size) else " " for c in text).split())
-    return (kept if any(c.isalnum() for c in kept) else f"#{index + 1}"), _plain_font(size)
+def _one_line(text: str) -> str:
+    return "".join(c for c in " ".join(text[:400].split()) if c.isprintable())
 
 
 def _fitting(text: str, font: Font, width: int, tail: str = "") -> int:

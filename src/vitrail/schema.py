@@ -10,22 +10,36 @@ resolved requests are recorded in pictures.
 from __future__ import annotations
 
 import re
-import secrets
-import unicodedata
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     Strict,
     StringConstraints,
     model_validator,
 )
 
+from vitrail.codes_schema import MAX_FRAMES, CodesRequest, ResolvedCodesRequest
+from vitrail.errors import InputError
+from vitrail.request_fields import (
+    MAX_PROMPT,
+    MAX_SEED,
+    Name,
+    Scale,
+    Seed,
+    Sha256,
+    Side,
+    Steps,
+    Text,
+    Unit,
+    Word,
+    new_seed,
+)
+from vitrail.request_fields import Model as _Model
+from vitrail.request_fields import zh as _zh
 from vitrail.validation import FieldHelp, describe, input_error, parse
 
 __all__ = [
@@ -40,6 +54,7 @@ __all__ = [
     "Preview",
     "Progress",
     "Request",
+    "ResolvedRequest",
     "ResolvedTextToImage",
     "SamplerName",
     "SamplingDefaults",
@@ -51,12 +66,6 @@ __all__ = [
     "parse",
 ]
 
-MAX_SEED = 2**53 - 1
-"""Largest seed: the largest integer that JSON keeps exact in every reader, a browser included."""
-
-MAX_PROMPT = 2000
-"""Longest prompt, in characters."""
-
 SAMPLER_LABELS: dict[str, str] = {
     "euler": "Euler",
     "euler_ancestral": "Euler a",
@@ -66,31 +75,35 @@ SAMPLER_LABELS: dict[str, str] = {
     "unipc": "UniPC",
     "ddim": "DDIM",
     "lcm": "LCM",
+    "maskgit": "MaskGIT",
+    "autoregressive": "Autoregressive",
 }
-"""Sampler names and what other programs call them."""
+"""Sampler names and what other programs call them; the last two are for models that draw codes."""
 
 SCHEDULE_LABELS: dict[str, str] = {
     "karras": "Karras",
     "exponential": "Exponential",
     "simple": "Simple",
     "sgm_uniform": "SGM Uniform",
+    "cosine": "Cosine",
+    "raster": "Raster",
 }
-"""Noise schedule names and what other programs call them."""
+"""Noise schedule names and what other programs call them; the last two are orders in which codes are drawn:
+MaskGIT's, and row by row."""
 
-SamplerName = Literal["euler", "euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "ddim", "lcm"]
-ScheduleName = Literal["karras", "exponential", "simple", "sgm_uniform"]
-
-
-def _plain_text(text: str) -> str:
-    """Strip; refuse control characters (but newline and tab) and lone surrogates, which no file can hold."""
-    text = text.replace("\r\n", "\n").strip()
-    for character in text:
-        category = unicodedata.category(character)
-        if (category == "Cc" and character not in "\n\t") or category == "Cs":
-            raise ValueError(
-                f"holds the character U+{ord(character):04X}; control characters are not allowed"
-            )
-    return text
+SamplerName = Literal[
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "unipc",
+    "ddim",
+    "lcm",
+    "maskgit",
+    "autoregressive",
+]
+ScheduleName = Literal["karras", "exponential", "simple", "sgm_uniform", "cosine", "raster"]
 
 
 def _known_spelling(labels: dict[str, str]) -> BeforeValidator:
@@ -103,20 +116,18 @@ def _key(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name[:64].lower().replace("++", "pp"))
 
 
-def _zh(text: str) -> Any:
-    return {"zh": text}
+def _looks_like_a_path(name: str) -> bool:
+    return "/" in name or "\\" in name or name.startswith(("~", "."))
 
 
-Text = Annotated[str, AfterValidator(_plain_text)]
-Name = Annotated[Text, StringConstraints(min_length=1, max_length=400)]
-Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._ -]{0,63}$")]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Steps = Annotated[int, Strict(), Field(ge=1, le=200)]
-Scale = Annotated[float, Strict(), Field(ge=0.0, le=30.0, allow_inf_nan=False)]
-Unit = Annotated[float, Strict(), Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Shift = Annotated[float, Strict(), Field(ge=0.1, le=20.0, allow_inf_nan=False)]
-Side = Annotated[int, Strict(), Field(ge=16, le=4096)]
-Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED)]
+Temperature = Annotated[float, Strict(), Field(ge=0.0, le=10.0, allow_inf_nan=False)]
+TopK = Annotated[int, Strict(), Field(ge=0, le=2**20)]
+TopP = Annotated[float, Strict(), Field(ge=0.001, le=1.0, allow_inf_nan=False)]
+Choice = Annotated[float, Strict(), Field(ge=0.0, le=100.0, allow_inf_nan=False)]
+Truncation = Annotated[float, Strict(), Field(ge=0.01, le=10.0, allow_inf_nan=False)]
+Strength = Annotated[float, Strict(), Field(ge=0.0, le=10.0, allow_inf_nan=False)]
+NoiseName = Literal["gaussian", "uniform", "laplace", "student_t"]
 Sampler = Annotated[SamplerName, _known_spelling(SAMPLER_LABELS)]
 Schedule = Annotated[ScheduleName, _known_spelling(SCHEDULE_LABELS)]
 
@@ -128,12 +139,6 @@ def _interval(value: tuple[float, float]) -> tuple[float, float]:
 
 
 Interval = Annotated[tuple[Unit, Unit], AfterValidator(_interval)]
-
-
-class _Model(BaseModel):
-    """Frozen, no unknown fields, no NaN or infinity; what is refused is never echoed at length."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 Hint = Annotated[
@@ -153,6 +158,13 @@ class SamplingDefaults(_Model):
     sampler: Sampler = "euler"
     schedule: Schedule = "simple"
     shift: Shift = 1.0
+    temperature: Temperature = 1.0
+    top_k: TopK = 0
+    top_p: TopP = 1.0
+    choice_temperature: Choice = 0.0
+    truncation: Truncation | None = None
+    noise_strength: Strength = 1.0
+    noise: NoiseName | None = None
     width: Side = 128
     height: Side = 128
 
@@ -166,73 +178,113 @@ class TextToImageRequest(_Model):
         json_schema_extra=_zh("画面内容，中文或英文均可。"),
     )
     negative_prompt: Annotated[Text, StringConstraints(max_length=MAX_PROMPT)] = Field(
-        "",
+        default="",
         description="What the picture should not show.",
         json_schema_extra=_zh("不希望出现的内容。"),
     )
     style: Word | None = Field(
-        None,
+        default=None,
         description="House style of the drawing; which there are depends on the model.",
         json_schema_extra=_zh("绘画风格，可选项取决于模型。"),
     )
     n: Annotated[int, Strict(), Field(ge=1, le=64)] = Field(
-        1,
+        default=1,
         description="How many pictures to make; picture i uses seed + i.",
         json_schema_extra=_zh("生成张数，第 i 张使用 seed + i。"),
     )
     seed: Seed | None = Field(
-        None,
+        default=None,
         description="Number that fixes the noise: same seed and settings, same picture. Default: random.",
         json_schema_extra=_zh("随机种子；相同种子与设置得到相同图片。默认随机。"),
     )
     steps: Steps | None = Field(
-        None,
+        default=None,
         description="Denoising steps: more is slower and finer. Default: the model's.",
         json_schema_extra=_zh("去噪步数：越多越慢越精细。默认由模型决定。"),
     )
     cfg_scale: Scale | None = Field(
-        None,
+        default=None,
         description="How strictly to follow the prompt; 1 switches guidance off. Default: the model's.",
         json_schema_extra=_zh("提示词引导强度；1 为关闭引导。默认由模型决定。"),
     )
     cfg_rescale: Unit | None = Field(
-        None,
+        default=None,
         description="Tame over-saturation from strong guidance: 0 none, 1 full. Default: the model's.",
         json_schema_extra=_zh("抑制强引导造成的过饱和：0 关闭，1 最强。默认由模型决定。"),
     )
     guidance_interval: Interval | None = Field(
-        None,
+        default=None,
         description="Part of the schedule where guidance acts: start and end, 0 to 1. Default: the model's.",
         json_schema_extra=_zh("引导起作用的区间：起点和终点，0 到 1。默认由模型决定。"),
     )
     sampler: Sampler | None = Field(
-        None,
+        default=None,
         description="Method that walks from noise to picture. Default: the model's.",
         json_schema_extra=_zh("采样方法。默认由模型决定。"),
     )
     schedule: Schedule | None = Field(
-        None,
+        default=None,
         description="How the noise levels are spaced. Default: the model's.",
         json_schema_extra=_zh("噪声调度。默认由模型决定。"),
     )
     shift: Shift | None = Field(
-        None,
+        default=None,
         description="Shift of the noise levels of a flow model; above 1 spends more steps on layout. "
         "Default: the model's.",
         json_schema_extra=_zh("流模型的噪声偏移；大于 1 时更多步数用于构图。默认由模型决定。"),
     )
+    temperature: Temperature | None = Field(
+        default=None,
+        description="Models that draw codes: 0 takes the likeliest code, more than 1 the unlikely ones more "
+        "often. Default: the model's.",
+        json_schema_extra=_zh("编码模型：0 取最可能的编码，大于 1 更多取少见的编码。默认由模型决定。"),
+    )
+    top_k: TopK | None = Field(
+        default=None,
+        description="Models that draw codes: only from the so many likeliest; 0 for all. "
+        "Default: the model's.",
+        json_schema_extra=_zh("编码模型：只在最可能的若干个编码中抽取；0 为不限。默认由模型决定。"),
+    )
+    top_p: TopP | None = Field(
+        default=None,
+        description="Models that draw codes: only from the likeliest that together reach this probability. "
+        "Default: the model's.",
+        json_schema_extra=_zh("编码模型：只在累计概率达到此值的最可能编码中抽取。默认由模型决定。"),
+    )
+    choice_temperature: Choice | None = Field(
+        default=None,
+        description="MaskGIT: chance in the order in which codes are settled; more is more varied. "
+        "Default: the model's.",
+        json_schema_extra=_zh("MaskGIT：确定编码先后次序的随机程度，越大越多样。默认由模型决定。"),
+    )
+    truncation: Truncation | None = Field(
+        default=None,
+        description="GANs: no number of the latent beyond this; smaller is more typical and less varied. "
+        "Default: the model's, mostly none.",
+        json_schema_extra=_zh("GAN：潜变量的截断值，越小越典型、越少变化。默认由模型决定，通常不截断。"),
+    )
+    noise_strength: Strength | None = Field(
+        default=None,
+        description="GANs: factor on the noise in the layers; 0 switches it off. Default: the model's.",
+        json_schema_extra=_zh("GAN：各层噪声的强度系数，0 为关闭。默认由模型决定。"),
+    )
+    noise: NoiseName | None = Field(
+        default=None,
+        description="GANs: distribution of the noise in the layers. Default: the model's.",
+        json_schema_extra=_zh("GAN：各层噪声的分布。默认由模型决定。"),
+    )
     width: Side | None = Field(
-        None,
+        default=None,
         description="Width in pixels, where the model allows a choice. Default: the model's.",
         json_schema_extra=_zh("宽度（像素），取决于模型。默认由模型决定。"),
     )
     height: Side | None = Field(
-        None,
+        default=None,
         description="Height in pixels, where the model allows a choice. Default: the model's.",
         json_schema_extra=_zh("高度（像素），取决于模型。默认由模型决定。"),
     )
     model: Name = Field(
-        "default",
+        default="default",
         description="Name or folder of the model.",
         json_schema_extra=_zh("模型名称或文件夹。"),
     )
@@ -263,21 +315,30 @@ class ResolvedTextToImage(TextToImageRequest):
     sampler: Sampler
     schedule: Schedule
     shift: Shift
+    # Neutral where a model does not draw codes, and in records that are older than these settings.
+    temperature: Temperature = 1.0
+    top_k: TopK = 0
+    top_p: TopP = 1.0
+    choice_temperature: Choice = 0.0
+    noise_strength: Strength = 1.0
     width: Side
     height: Side
 
 
-Request = TextToImageRequest
-"""Everything that can be asked for (a union on ``kind`` once there is a second task)."""
+Request = TextToImageRequest | CodesRequest
+"""Everything that can be asked for, told apart by ``kind``."""
+
+ResolvedRequest = Annotated[ResolvedTextToImage | ResolvedCodesRequest, Field(discriminator="kind")]
+"""What a record holds: a request with nothing left open."""
 
 
 class ImageRecord(_Model):
     """What is stored in a picture: enough to make the same pixels again."""
 
     format: Literal[1] = 1
-    request: ResolvedTextToImage
-    index: Annotated[int, Strict(), Field(ge=0, le=63)] = Field(
-        0, description="Which picture of the request it is."
+    request: ResolvedRequest
+    index: Annotated[int, Strict(), Field(ge=0, lt=MAX_FRAMES)] = Field(
+        default=0, description="Which picture of the request it is."
     )
     seed: Seed = Field(description="Seed of this picture: request.seed + index.")
     model_name: Name
@@ -287,9 +348,30 @@ class ImageRecord(_Model):
     precision: Word = "float32"
     created: AwareDatetime
     understood_as: Annotated[Text, StringConstraints(max_length=2 * MAX_PROMPT)] | None = Field(
-        None, description="The words the model was given, where they differ from the prompt (a translation)."
+        default=None,
+        description="The words the model was given, where they differ from the prompt (a translation).",
     )
-    hints: tuple[Hint, ...] = Field((), max_length=16, description="What the model could not serve well.")
+    hints: tuple[Hint, ...] = Field(
+        default=(), max_length=16, description="What the model could not serve well."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_path(cls, data: Any) -> Any:
+        """Name the model where the request has its folder: a record never says where somebody's files lie.
+
+        Tasks record the name themselves; this holds for one that forgets.
+        """
+        if not isinstance(data, dict):
+            return data
+        request: Any = data.get("request")
+        own = data.get("model_name")
+        asked = request.get("model") if isinstance(request, dict) else getattr(request, "model", None)
+        if not isinstance(asked, str) or not isinstance(own, str) or not _looks_like_a_path(asked):
+            return data  # nothing to hide, or something for the checks of the fields to refuse
+        if isinstance(request, dict):
+            return {**data, "request": {**request, "model": own}}
+        return {**data, "request": request.model_copy(update={"model": own})}
 
     @model_validator(mode="after")
     def _one_of_the_request(self) -> ImageRecord:
@@ -300,8 +382,14 @@ class ImageRecord(_Model):
     def again(self) -> ResolvedTextToImage:
         """The request that makes this one picture again: same settings, its own seed, n = 1.
 
-        A picture depends on its own seed alone, not on its place in the request.
+        A picture depends on its own seed alone, not on its place in the request. Raises :class:`InputError`
+        for a picture that was made of another, whose content no record holds.
         """
+        if not isinstance(self.request, ResolvedTextToImage):
+            raise InputError(
+                f"this picture was made by vitrail {self.request.kind} of a file that its record does not "
+                "hold; run that command again with the same file and settings"
+            )
         return self.request.model_copy(update={"n": 1, "seed": self.seed})
 
     def to_json(self) -> str:
@@ -320,7 +408,7 @@ class Progress(_Model):
     type: Literal["progress"] = "progress"
     step: int = Field(ge=0, description="Steps done.")
     steps: int = Field(ge=1, description="Steps in all, over every picture of the request.")
-    eta: float | None = Field(None, ge=0, description="Seconds left, once it can be told.")
+    eta: float | None = Field(default=None, ge=0, description="Seconds left, once it can be told.")
 
 
 class Preview(_Model):
@@ -329,7 +417,7 @@ class Preview(_Model):
     type: Literal["preview"] = "preview"
     index: int = Field(ge=0, description="Which picture of the request.")
     step: int = Field(ge=0)
-    picture: Any = Field(None, exclude=True, repr=False, description="PIL.Image, in-process only.")
+    picture: Any = Field(default=None, exclude=True, repr=False, description="PIL.Image, in-process only.")
 
 
 class PictureDone(_Model):
@@ -339,7 +427,7 @@ class PictureDone(_Model):
     index: int = Field(ge=0, description="Which picture of the request.")
     record: ImageRecord
     path: str | None = None
-    picture: Any = Field(None, exclude=True, repr=False, description="PIL.Image, in-process only.")
+    picture: Any = Field(default=None, exclude=True, repr=False, description="PIL.Image, in-process only.")
 
 
 class Done(_Model):
@@ -353,8 +441,3 @@ class Done(_Model):
 
 Event = Progress | Preview | PictureDone | Done
 """What a task tells while it works, in this order; told apart by ``type``."""
-
-
-def new_seed() -> int:
-    """A fresh random seed, short enough to be typed (below 2**32)."""
-    return secrets.randbelow(2**32)

@@ -73,6 +73,64 @@ def digest_of(run: Path) -> str:
     return digest.hexdigest()
 
 
+#: What is trained: a plain network, or an autoencoder whose codebook and discriminator change in a step too.
+TABLES: dict[str, dict[str, Any]] = {
+    "upsampler": {"kind": "upsampler", "model": {"width": 8, "blocks": 1}},
+    "autoencoder": {
+        "kind": "autoencoder",
+        "model": {
+            "kind": "vq_autoencoder",
+            "embed_dim": 4,
+            "network": {
+                "architecture": "lean",
+                "downsample": 4,
+                "patch": 4,
+                "widths": [8],
+                "decoder_blocks": 1,
+                "z_channels": 4,
+            },
+            "quantizer": {
+                "kind": "cosine",
+                "codes": 8,
+                "code_dim": 4,
+                "codebook": "ema",
+                "kmeans_init": True,
+                "restart_below": 0.5,
+            },
+        },
+        "objective": {"perceptual": "none", "edge": 0.5},
+        "adversary": {
+            "discriminator": {"kind": "patch", "width": 8, "layers": 1},
+            "loss": "relativistic",
+            "penalty_every": 2,
+            "gap": [0.1, 0.2],
+            "start_images": 16,
+            "lead_images": 8,
+            "ramp_images": 16,
+            "guard_every_images": 8,
+            "guard_images": 4,
+        },
+    },
+}
+
+
+def common_tables(request: dict[str, Any]) -> dict[str, Any]:
+    """Data, optimizer and run of every recipe of the tests."""
+    return {
+        "data": {"size": 8, "batch_size": BATCH, "prefetch": request.get("prefetch", 2)},
+        "optim": {
+            "until_images": BATCH * request.get("steps", STEPS),
+            "warmup_images": 8,
+            "precision": "float32",
+        },
+        "run": {
+            "checkpoint_every_seconds": 3600.0 if request.get("rare_checkpoints") else 0.0,
+            "log_every_seconds": 0.0,
+            "tensorboard": "off",
+        },
+    }
+
+
 @dataclass(frozen=True)
 class Pictures:
     pixels: Any
@@ -88,20 +146,7 @@ def session(request: dict[str, Any]) -> int:
     from vitrail.training import sources
     from vitrail.training.runs import train
 
-    steps = request.get("steps", STEPS)
-    recipe = parse_recipe(
-        {
-            "kind": "upsampler",
-            "data": {"size": 8, "batch_size": BATCH, "prefetch": request.get("prefetch", 2)},
-            "model": {"width": 8, "blocks": 1},
-            "optim": {"until_images": BATCH * steps, "warmup_images": 8, "precision": "float32"},
-            "run": {
-                "checkpoint_every_seconds": 3600.0 if request.get("rare_checkpoints") else 0.0,
-                "log_every_seconds": 0.0,
-                "tensorboard": "off",
-            },
-        }
-    )
+    recipe = parse_recipe({**TABLES[request.get("kind", "upsampler")], **common_tables(request)})
 
     def batches(seen: int) -> Iterator[Pictures]:
         while True:

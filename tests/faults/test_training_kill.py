@@ -12,9 +12,9 @@ import pytest
 from kill_server import KillServer, digest_of
 
 
-def reference(server: KillServer, folder: Path) -> tuple[str, float]:
+def reference(server: KillServer, folder: Path, **request: Any) -> tuple[str, float]:
     """Digest of an uninterrupted run, and how long it took."""
-    answer = server.ask(folder=folder / "straight")
+    answer = server.ask(folder=folder / "straight", **request)
     assert answer["code"] == 0
     return digest_of(folder / "straight"), answer["seconds"]
 
@@ -25,7 +25,8 @@ def storm(server: KillServer, folder: Path, kills: int, seed: int, **request: An
     Half of the kills come after a random time, half at a random file system call (the call itself half
     done), which are the points that matter: most of the calls of a session belong to saves.
     """
-    wanted, seconds = reference(server, folder)
+    kind = {"kind": request["kind"]} if "kind" in request else {}
+    wanted, seconds = reference(server, folder, **kind)
     chance = random.Random(seed)
     faults: list[str] = []
     killed = runs = 0
@@ -62,9 +63,19 @@ def test_200_kills_change_nothing(server: KillServer, fast_folder: Path) -> None
     assert storm(server, fast_folder, 200, seed=1) == []
 
 
+def test_30_kills_change_nothing_with_an_adversary(server: KillServer, fast_folder: Path) -> None:
+    """Codebook, discriminator, balance, guard: all that an adversarial training adds to the state."""
+    assert storm(server, fast_folder, 30, seed=4, kind="autoencoder") == []
+
+
 @pytest.mark.soak
 def test_2000_kills_change_nothing(server: KillServer, fast_folder: Path) -> None:
     assert storm(server, fast_folder, 2000, seed=2) == []
+
+
+@pytest.mark.soak
+def test_500_kills_change_nothing_with_an_adversary(server: KillServer, fast_folder: Path) -> None:
+    assert storm(server, fast_folder, 500, seed=5, kind="autoencoder") == []
 
 
 @pytest.mark.parametrize("defence", ["staging", "random state", "averages"])

@@ -22,6 +22,7 @@ FORMS: list[Any] = [
     generate.Options,
     train.Options,
     data.BuildEmojiOptions,
+    data.BuildFashionOptions,
     data.BuildTextOptions,
     data.InspectOptions,
     models.ListOptions,
@@ -34,6 +35,7 @@ PAGES = [
     ["data"],
     ["data", "build"],
     ["data", "build", "emoji"],
+    ["data", "build", "fashion-mnist"],
     ["data", "build", "text"],
     ["data", "inspect"],
     ["models"],
@@ -115,7 +117,10 @@ def test_the_environment_switches_the_page() -> None:
 
 def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     page = printed(capsys, "--help", "--lang", "en")
-    assert set(COMMANDS) == {"generate", "train", "data", "models", "doctor"}
+    assert list(COMMANDS) == [
+        *("generate", "train", "data", "evaluate", "models", "reconstruct", "vary", "inpaint", "walk"),
+        *("compress", "decompress", "encode", "decode", "codebook", "doctor"),
+    ]
     for name, about in COMMANDS.items():
         assert f"  {name:<13}{about.en}\n" in page
     assert PAGE.en.count("vitrail generate") == PAGE.zh.count("vitrail generate")
@@ -154,6 +159,13 @@ def test_the_surface_of_generate_is_frozen() -> None:
         "sampler",
         "schedule",
         "shift",
+        "temperature",
+        "top_k",
+        "top_p",
+        "choice_temperature",
+        "truncation",
+        "noise_strength",
+        "noise",
         "width",
         "height",
         "model",

@@ -76,6 +76,13 @@ def test_the_surface_is_frozen() -> None:
         ("sampler", None, None, None),
         ("schedule", None, None, None),
         ("shift", None, 0.1, 20.0),
+        ("temperature", None, 0.0, 10.0),
+        ("top_k", None, 0, 2**20),
+        ("top_p", None, 0.001, 1.0),
+        ("choice_temperature", None, 0.0, 100.0),
+        ("truncation", None, 0.01, 10.0),
+        ("noise_strength", None, 0.0, 10.0),
+        ("noise", None, None, None),
         ("width", None, 16, 4096),
         ("height", None, 16, 4096),
         ("model", "default", None, None),
@@ -249,7 +256,8 @@ def test_resolve_fills_what_is_open_and_keeps_what_is_given() -> None:
     resolved = request(steps=5, width=80).resolve(defaults, seed=42)
     assert (resolved.steps, resolved.cfg_scale, resolved.sampler) == (5, 3.5, "heun")
     assert (resolved.width, resolved.height, resolved.seed) == (80, 96, 42)
-    assert None not in resolved.model_dump(exclude={"style"}).values()
+    # Open on purpose: no style, no truncation, the distribution of noise that the model was trained with.
+    assert None not in resolved.model_dump(exclude={"style", "truncation", "noise"}).values()
     assert request(seed=0).resolve(defaults, seed=42).seed == 0
     seeds = {request().resolve(defaults).seed for _ in range(20)}
     assert len(seeds) == 20

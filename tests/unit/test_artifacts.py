@@ -393,17 +393,18 @@ def test_a_file_that_is_not_listed_is_not_handed_out(folder: Path) -> None:
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VITRAIL_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(artifacts, "_shipped", lambda: tmp_path / "shipped")
-    store(tmp_path / "shipped")
+    store(tmp_path / "shipped" / "default")
+    store(tmp_path / "shipped" / "another")
     store(tmp_path / "home" / "models" / "cats-64")
     (tmp_path / "home" / "models" / "not-a-model").mkdir()
     return tmp_path
 
 
 def test_find_by_name_and_path(models: Path) -> None:
-    assert find() == models / "shipped"
+    assert find() == models / "shipped" / "default"
     assert find("cats-64") == models / "home" / "models" / "cats-64"
-    assert find(models / "shipped") == models / "shipped"
-    assert list(available()) == ["default", "cats-64"]
+    assert find(models / "shipped" / "default") == models / "shipped" / "default"
+    assert list(available()) == ["default", "another", "cats-64"]
     assert home() == models / "home" / "models"
 
 
@@ -411,7 +412,7 @@ def test_find_by_name_and_path(models: Path) -> None:
     "name", ["cat-64", "", "x" * 5000, "a\0b", "~nobody/x", "../../etc/passwd", "a\nb", "猫"]
 )
 def test_an_unknown_name_lists_what_there_is(models: Path, name: str) -> None:
-    with pytest.raises(ArtifactError, match="default, cats-64") as caught:
+    with pytest.raises(ArtifactError, match="default, another, cats-64") as caught:
         find(name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400

@@ -127,8 +127,18 @@ def test_without_npm_from_the_named_registry(
         fetch(other, tmp_path / "cache")
 
 
-def test_pip_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "assert sys.argv[-1] == '@scope/thing==1.2.3'; " + WRITES.format(flag="-d", contents=CONTENTS)
+def test_where_the_index_does_not_answer_pip_fetches_wheels_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a source archive pip would run the build, so it must never be asked for one."""
+    script = (
+        "import os\n"
+        "if 'config' in sys.argv:\n"
+        "    print('global.index-url=' + repr('file:///nowhere/simple'))\n"
+        "    raise SystemExit\n"
+        "assert '--only-binary=:all:' in sys.argv and '--no-deps' in sys.argv\n"
+        "assert sys.argv[-1] == '@scope/thing==1.2.3'\n" + WRITES.format(flag="-d", contents=CONTENTS)
+    )
     monkeypatch.setattr(sys, "executable", str(fake_client(tmp_path / "bin", script, "python")))
     assert fetch(a_package("pip"), tmp_path / "cache").read_bytes() == CONTENTS
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -17,7 +15,7 @@ from PIL import Image
 from vitrail.data.batch import Batch
 from vitrail.data.emoji import EmojiBank, load_emoji
 from vitrail.data.object_index import ObjectIndex
-from vitrail.data.stream import EmojiStream, EpochOrder, default_weight, prefetched
+from vitrail.data.stream import EmojiStream, EpochOrder, default_weight
 from vitrail.errors import DataError, InputError
 
 
@@ -188,7 +186,6 @@ def test_dropped_captions_and_styles(bank: EmojiBank, index: ObjectIndex) -> Non
         {"synthetic_share": 0.6},
         {"caption_drop": 1.5},
         {"jitter": -0.1},
-        {"prefetch": -1},
     ],
 )
 def test_settings_out_of_range(bank: EmojiBank, wrong: dict[str, float]) -> None:
@@ -199,27 +196,3 @@ def test_settings_out_of_range(bank: EmojiBank, wrong: dict[str, float]) -> None
 def test_a_set_without_that_size(bank: EmojiBank) -> None:
     with pytest.raises(DataError, match="not of 256"):
         EmojiStream(bank, 4, 0, size=256)
-
-
-def test_prefetching_changes_nothing(bank: EmojiBank, index: ObjectIndex) -> None:
-    plain = list(islice(EmojiStream(bank, 8, 0, index=index)(8), 5))
-    before = threading.active_count()
-    stream = EmojiStream(bank, 8, 0, index=index, prefetch=2)(8)
-    ahead = list(islice(stream, 5))
-    assert all(same(a, b) for a, b in zip(plain, ahead, strict=True))
-    stream.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
-
-
-def test_prefetching_hands_errors_over_in_their_place() -> None:
-    batch = Batch(torch.zeros(1, 3, 2, 2), ["x"], torch.zeros(1, dtype=torch.int64))
-
-    def failing() -> Iterator[Batch]:
-        yield batch
-        raise DataError("a picture is gone")
-
-    found = prefetched(failing(), 3)
-    assert next(found) is batch
-    with pytest.raises(DataError, match="a picture is gone"):
-        next(found)
-    assert list(prefetched(iter([batch, batch]), 1)) == [batch, batch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vitrail.errors import ArtifactError, CancelledError, InputError, NonFiniteError
+from vitrail.samplers.schedules import SCHEDULES
 from vitrail.samplers.solvers import SAMPLERS
 from vitrail.schema import SAMPLER_LABELS, SCHEDULE_LABELS, PictureDone, TextToImageRequest, parse
 from vitrail.tasks.context import Context
@@ -70,7 +72,9 @@ def test_the_batch_size_changes_no_pixel_beyond_rounding(
 def test_the_record_makes_the_same_picture_again(loader: Loader, tiny_model: Path) -> None:
     given = {"n": 3, "style": "twemoji", "cfg_scale": 3.5, "sampler": "heun", "negative_prompt": "dog"}
     event = make(loader, tiny_model, **given)[2]
-    again = next(TASKS["text_to_image"](event.record.again(), Loader(), Context(precision="float32")))
+    assert event.record.request.model == "tiny"  # not the folder, which is nobody's business
+    request = event.record.again().model_copy(update={"model": str(tiny_model)})
+    again = next(TASKS["text_to_image"](request, Loader(), Context(precision="float32")))
     assert isinstance(again, PictureDone)
     assert np.array_equal(np.asarray(event.picture), np.asarray(again.picture))
     assert event.record.seed == 7
@@ -98,13 +102,31 @@ def test_every_setting_reaches_the_picture(loader: Loader, tiny_model: Path, cha
     assert not np.array_equal(pixels(loader, tiny_model), pixels(loader, tiny_model, **change))
 
 
-@pytest.mark.parametrize("sampler", list(SAMPLER_LABELS))
-@pytest.mark.parametrize("schedule", list(SCHEDULE_LABELS))
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
 def test_every_sampler_and_schedule_makes_a_picture(
     loader: Loader, tiny_model: Path, sampler: str, schedule: str
 ) -> None:
-    assert sampler in SAMPLERS
+    assert sampler in SAMPLER_LABELS and schedule in SCHEDULE_LABELS
     assert pixels(loader, tiny_model, sampler=sampler, schedule=schedule, steps=2).shape == (1, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sampler": "maskgit"}, "sampler maskgit is not for model tiny; use one of euler, "),
+        ({"schedule": "cosine"}, "schedule cosine is not for model tiny; use one of karras, "),
+        ({"temperature": 0.5}, "temperature is not for model tiny, which draws pixels; leave it out"),
+        ({"top_k": 5}, "top_k is not for model tiny"),
+        ({"top_p": 0.5}, "top_p is not for model tiny"),
+        ({"choice_temperature": 1.0}, "choice_temperature is not for model tiny"),
+    ],
+)
+def test_settings_of_code_models_are_refused(
+    loader: Loader, tiny_model: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match="^" + re.escape(message)):
+        make(loader, tiny_model, **given)
 
 
 def test_larger_sizes_go_through_the_upsampler(loader: Loader, tiny_model: Path) -> None:

@@ -1,10 +1,9 @@
-"""The batches of a run: the emoji set and folders by recipe, and preparing them ahead."""
+"""The batches of a run: the emoji set and folders by recipe."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,23 @@ import pytest
 import torch
 from PIL import Image
 
+from vitrail.data import folder as folder_module
 from vitrail.data.emoji_bank import KIND_OF_SET, STYLES, EmojiRecord
+from vitrail.data.transforms import Augmentation
 from vitrail.errors import DataError, InputError
 from vitrail.files import sha256_of
 from vitrail.recipe import parse_recipe
+from vitrail.recipe.sections import MAX_CROP
 from vitrail.training import sources
 
 
 def recipe(*overrides: str) -> Any:
     return parse_recipe({"kind": "text_to_image", "optim": {"until_images": 64}}, overrides)
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRAIL_DATA", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -115,39 +122,68 @@ def test_a_folder_by_recipe(tmp_path: Path) -> None:
     assert data.held_out is None
 
 
-def test_prefetched_batches_are_the_same_in_the_same_order() -> None:
-    def numbers(seen: int) -> Iterator[int]:
-        yield from range(seen, seen + 50)
-
-    assert list(sources.prefetched(numbers, 3)(7)) == list(numbers(7))
-    assert list(sources.prefetched(numbers, 0)(7)) == list(numbers(7))
-
-
-def test_prefetching_stays_within_its_depth_and_ends_with_its_reader() -> None:
-    made: list[int] = []
-
-    def numbers(seen: int) -> Iterator[int]:
-        while True:
-            made.append(seen)
-            yield seen
-            seen += 1
-
-    before = threading.active_count()
-    stream = sources.prefetched(numbers, 3)(0)
-    assert next(stream) == 0
-    time.sleep(0.3)
-    assert len(made) <= 1 + 3 + 1  # read, ready, and one in the hand
-    stream.close()  # type: ignore[attr-defined]
-    assert threading.active_count() == before
+def photographs(folder: Path) -> Path:
+    """Twelve noisy pictures of several shapes, one of them broken."""
+    rng = np.random.default_rng(1)
+    for number in range(12):
+        width, height = 60 + 7 * number, 150 - 5 * number
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(folder / f"{number:02d}.png")
+    (folder / "bad.png").write_bytes(b"x")
+    return folder
 
 
-def test_errors_arrive_after_the_batches_before_them() -> None:
-    def numbers(seen: int) -> Iterator[int]:
-        yield 1
-        yield 2
-        raise DataError("gone")
+def test_threads_and_the_cache_change_no_bit_and_spare_the_decoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    monkeypatch.setenv("VITRAIL_DATA", str(tmp_path / "kept"))
+    changes = [f"data.source={photographs(folder)}", "data.batch_size=5", "data.flip=0.5", "data.crop=0.2"]
+    plain = sources.open_data(recipe(*changes, "data.cache=false", "data.prefetch=0"), print)
+    assert not (tmp_path / "kept").exists()
+    expected = pixels(plain, 0, 6)
+    monkeypatch.setattr(sources, "_workers", lambda: 3)
+    decoded: list[str] = []
+    opened = folder_module.open_image
 
-    stream = sources.prefetched(numbers, 3)(0)
-    assert [next(stream), next(stream)] == [1, 2]
-    with pytest.raises(DataError, match="gone"):
-        next(stream)
+    def counted(data: Any, *rest: Any, **more: Any) -> Any:
+        decoded.append(threading.current_thread().name)
+        time.sleep(0.002)  # long enough for a second thread to find work
+        return opened(data, *rest, **more)
+
+    monkeypatch.setattr(folder_module, "open_image", counted)
+    first = sources.open_data(recipe(*changes), print)
+    checked = len(decoded)
+    assert checked == 12  # every picture once; the broken file is refused on its header
+    found = pixels(first, 0, 6)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert len({name for name in decoded[checked:]}) > 1  # several threads
+    decoded.clear()
+    told: list[str] = []
+    again = sources.open_data(recipe(*changes), told.append)  # the same command once more: a resume
+    resumed = pixels(again, 10, 4)
+    assert all(torch.equal(one, other) for one, other in zip(resumed, expected[2:], strict=True))
+    assert decoded == []  # the files were only read and hashed
+    assert told[0].startswith("left out: bad.png: ")
+
+
+def test_the_cache_of_pictures_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITRAIL_DATA", str(tmp_path / "kept"))
+    cache = sources.picture_cache()
+    for number in range(20):
+        assert cache.put(f"{number:064x}", np.zeros(1000, np.uint8))
+    monkeypatch.setattr(sources, "MAX_CACHE_BYTES", 5_000)
+    count, size = sources.picture_cache().size()
+    assert 0 < count < 20
+    assert size <= 5_000
+
+
+def test_the_recipe_and_the_augmentation_agree_on_the_largest_crop(tmp_path: Path) -> None:
+    folder = photographs(tmp_path)
+    top = recipe(f"data.source={folder}", f"data.crop={MAX_CROP}", "data.batch_size=4")
+    assert Augmentation(crop=top.data.crop).crop == MAX_CROP
+    assert pixels(sources.open_data(top, print), 0, 1)[0].shape == (4, 3, 64, 64)
+    with pytest.raises(InputError, match="crop"):
+        recipe("data.crop=0.51")
+    with pytest.raises(InputError, match="crop"):
+        Augmentation(crop=0.51)

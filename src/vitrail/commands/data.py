@@ -13,12 +13,20 @@ from vitrail.commands.language import Language, Text
 from vitrail.commands.options import Flag, parse, pick, whole
 from vitrail.errors import InputError
 
-__all__ = ["BuildEmojiOptions", "BuildTextOptions", "InspectOptions", "run"]
+__all__ = [
+    "BuildEmojiOptions",
+    "BuildFashionOptions",
+    "BuildNetworksOptions",
+    "BuildTextOptions",
+    "InspectOptions",
+    "run",
+]
 
 ABOUT = Text("Training sets and folders of pictures.", "训练集与图片文件夹。")
 COMMANDS = {
     "build": Text(
-        "make the emoji training set, or the text encoder's files", "构建表情训练集，或文本编码器文件"
+        "make a training set, the text encoder's files, or fetch a Chinese font",
+        "构建训练集、文本编码器文件，或获取中文字体",
     ),
     "inspect": Text("look through a folder of pictures before training", "训练前检查图片文件夹"),
 }
@@ -27,8 +35,20 @@ BUILDS = {
         "emoji artwork from pinned packages, captions in English and Chinese",
         "固定版本的表情图包，中英文说明",
     ),
+    "fashion-mnist": Text(
+        "70,000 small grey pictures of clothes in ten classes (MIT), from the Debian package",
+        "Fashion-MNIST：十类服装的 70,000 张灰度小图（MIT 许可），取自 Debian 软件包",
+    ),
     "text": Text(
         "the shipped text encoder, from its pinned package", "由固定版本的软件包生成随附的文本编码器"
+    ),
+    "font": Text(
+        "a Chinese font for the labels of contact sheets (Noto Sans SC, OFL)",
+        "缩略图标签所用的中文字体（Noto Sans SC，OFL 许可）",
+    ),
+    "networks": Text(
+        "the networks that judge pictures (LPIPS, EfficientNet-Lite0), from pinned packages, 80 MB",
+        "评判图片的网络（LPIPS、EfficientNet-Lite0），取自固定版本的软件包，80 MB",
     ),
 }
 _PACKAGES = Flag(
@@ -72,12 +92,72 @@ class BuildEmojiOptions:
 
 
 @dataclass(frozen=True)
+class BuildFashionOptions:
+    """The flags of ``vitrail data build fashion-mnist``."""
+
+    output: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder to make. Default: data/fashion-mnist under $VITRAIL_DATA or ~/.cache/vitrail, where "
+                "recipes look for it.",
+                "输出文件夹。默认为 $VITRAIL_DATA 或 ~/.cache/vitrail 下的 data/fashion-mnist，"
+                "配方会在此查找。",
+            ),
+            "FOLDER",
+            short="-o",
+        ),
+    ] = None
+    packages: Annotated[str | None, _PACKAGES] = None
+    quiet: Annotated[bool, _QUIET] = False
+
+
+@dataclass(frozen=True)
 class BuildTextOptions:
     """The flags of ``vitrail data build text``."""
 
     output: Annotated[
         str, Flag(Text("Folder to write to. Default: text.", "输出文件夹。默认 text。"), "FOLDER", short="-o")
     ] = "text"
+    packages: Annotated[str | None, _PACKAGES] = None
+    quiet: Annotated[bool, _QUIET] = False
+
+
+@dataclass(frozen=True)
+class BuildNetworksOptions:
+    """The flags of ``vitrail data build networks``."""
+
+    output: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder to write to. Default: networks under $VITRAIL_DATA or ~/.cache/vitrail.",
+                "输出文件夹。默认为 $VITRAIL_DATA 或 ~/.cache/vitrail 下的 networks。",
+            ),
+            "FOLDER",
+            short="-o",
+        ),
+    ] = None
+    packages: Annotated[str | None, _PACKAGES] = None
+    quiet: Annotated[bool, _QUIET] = False
+
+
+@dataclass(frozen=True)
+class BuildFontOptions:
+    """The flags of ``vitrail data build font``."""
+
+    output: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder to write to. Default: fonts under $VITRAIL_DATA or ~/.cache/vitrail, where labels "
+                "look for it.",
+                "输出文件夹。默认为 $VITRAIL_DATA 或 ~/.cache/vitrail 下的 fonts，标签会在此查找字体。",
+            ),
+            "FOLDER",
+            short="-o",
+        ),
+    ] = None
     packages: Annotated[str | None, _PACKAGES] = None
     quiet: Annotated[bool, _QUIET] = False
 
@@ -125,6 +205,29 @@ def run(arguments: Sequence[str], language: Language) -> int:
             BuildEmojiOptions, rest, command="data build emoji", about=BUILDS["emoji"], language=language
         )
         return _build_emoji(emoji)
+    if name == "fashion-mnist":
+        fashion = parse(
+            BuildFashionOptions,
+            rest,
+            command="data build fashion-mnist",
+            about=BUILDS["fashion-mnist"],
+            language=language,
+        )
+        return _build_fashion(fashion)
+    if name == "networks":
+        networks = parse(
+            BuildNetworksOptions,
+            rest,
+            command="data build networks",
+            about=BUILDS["networks"],
+            language=language,
+        )
+        return _build_networks(networks)
+    if name == "font":
+        font = parse(
+            BuildFontOptions, rest, command="data build font", about=BUILDS["font"], language=language
+        )
+        return _build_font(font)
     text = parse(BuildTextOptions, rest, command="data build text", about=BUILDS["text"], language=language)
     return _build_text(text)
 
@@ -141,6 +244,14 @@ def _build_emoji(options: BuildEmojiOptions) -> int:
     return 0
 
 
+def _build_fashion(options: BuildFashionOptions) -> int:
+    from vitrail.data.fashion_mnist import build_fashion_mnist
+
+    with _bar(options.quiet) as show:
+        print(build_fashion_mnist(options.output, options.packages, show))
+    return 0
+
+
 def _build_text(options: BuildTextOptions) -> int:
     from vitrail.data.text_sources import build_text
 
@@ -150,6 +261,27 @@ def _build_text(options: BuildTextOptions) -> int:
     if not options.quiet:
         print(", ".join(f"{source} {count}" for source, count in counts.items()), file=sys.stderr)
     print(options.output)
+    return 0
+
+
+def _build_networks(options: BuildNetworksOptions) -> int:
+    from vitrail.data.feature_weights import build_networks
+
+    folder = Path(options.output) if options.output is not None else None
+    cache = Path(options.packages) if options.packages is not None else None
+    with _bar(options.quiet) as show:
+        for path in build_networks(folder, cache, show):
+            print(path)
+    return 0
+
+
+def _build_font(options: BuildFontOptions) -> int:
+    from vitrail.data.font_source import build_font
+
+    with _bar(options.quiet) as show:
+        cache = Path(options.packages) if options.packages is not None else None
+        path = build_font(options.output, cache, show)
+    print(path)
     return 0
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 from vitrail import schema
 from vitrail.commands.language import Language, Text
 from vitrail.commands.options import Flag, parse, whole
+from vitrail.commands.screen import Screen
 from vitrail.errors import InputError
 from vitrail.schema import ImageRecord
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as RichProgress
-
     from vitrail.serving.engine import Engine, JobId
 
 __all__ = ["Options", "run"]
@@ -33,8 +31,17 @@ FORMATS = ("png", "jpeg", "webp")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 _HELP = {row.name: row for row in schema.describe(schema.TextToImageRequest)}
-_WHOLE = ("n", "seed", "steps", "width", "height")
-_REAL = ("cfg_scale", "cfg_rescale", "shift")
+_WHOLE = ("n", "seed", "steps", "top_k", "width", "height")
+_REAL = (
+    "cfg_scale",
+    "cfg_rescale",
+    "shift",
+    "temperature",
+    "top_p",
+    "choice_temperature",
+    "truncation",
+    "noise_strength",
+)
 
 
 def _setting(name: str, metavar: str | None = None, **more: Any) -> Flag:
@@ -64,6 +71,13 @@ class Options:
     sampler: Annotated[str | None, _setting("sampler", "NAME")] = None
     schedule: Annotated[str | None, _setting("schedule", "NAME")] = None
     shift: Annotated[str | None, _setting("shift", "FLOAT")] = None
+    temperature: Annotated[str | None, _setting("temperature", "FLOAT")] = None
+    top_k: Annotated[str | None, _setting("top_k", "INT")] = None
+    top_p: Annotated[str | None, _setting("top_p", "FLOAT")] = None
+    choice_temperature: Annotated[str | None, _setting("choice_temperature", "FLOAT")] = None
+    truncation: Annotated[str | None, _setting("truncation", "FLOAT")] = None
+    noise_strength: Annotated[str | None, _setting("noise_strength", "FLOAT")] = None
+    noise: Annotated[str | None, _setting("noise", "NAME")] = None
     width: Annotated[str | None, _setting("width", "INT")] = None
     height: Annotated[str | None, _setting("height", "INT")] = None
     model: Annotated[str | None, _setting("model", "NAME")] = None
@@ -189,6 +203,11 @@ def _again(picture: str, changes: dict[str, Any], precision: Any) -> tuple[Image
     if record is None:
         raise InputError(f"{picture} holds no record of vitrail's; give a picture that vitrail generate made")
     request = record.again()
+    if "model" not in changes:
+        from vitrail.store.artifacts import find_recorded
+
+        model = find_recorded(request.model, record.model_name, record.model_sha256)
+        request = request.model_copy(update={"model": model})
     if changes:
         request = schema.parse(schema.ResolvedTextToImage, request.model_dump() | changes)
     if precision == "auto" and record.precision in PRECISIONS:
@@ -204,7 +223,7 @@ def _follow(
     ``before`` is the record that a picture is made again from, to say where it cannot be the same.
     """
     explained = False
-    with _Screen(quiet) as screen:
+    with Screen(quiet) as screen:
         for event in engine.events(job):
             if isinstance(event, schema.Progress):
                 screen.advance(event)
@@ -226,56 +245,3 @@ def _explanations(record: ImageRecord, before: ImageRecord | None, language: Lan
         yield note + OTHER_MODEL[language]
     for hint in record.hints:
         yield note + hint
-
-
-class _Screen:
-    """Standard output for results, standard error for the rest; a bar there if a person can see it."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-        self.bar: RichProgress | None = None
-        if not quiet and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as RichProgress
-
-            columns = (TextColumn("steps"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            # Not redirected: rich would send standard output to its own console, and a pipe would stay empty.
-            self.bar = RichProgress(
-                *columns,
-                console=Console(stderr=True),
-                transient=True,
-                redirect_stdout=False,
-                redirect_stderr=False,
-            )
-            self.task = self.bar.add_task("", total=None)
-
-    def __enter__(self) -> _Screen:
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-
-    def advance(self, event: schema.Progress) -> None:
-        """Move the bar."""
-        if self.bar is not None:
-            self.bar.update(self.task, completed=event.step, total=event.steps)
-
-    def say(self, line: str) -> None:
-        """Tell the person something, unless they want quiet."""
-        if not self.quiet:
-            self._print(line, sys.stderr)
-
-    def result(self, line: str) -> None:
-        """Print a line that scripts read."""
-        self._print(line, sys.stdout)
-
-    def _print(self, line: str, file: TextIO) -> None:
-        if self.bar is not None:
-            self.bar.stop()  # the bar leaves its line to the text, and comes back below it
-        print(line, file=file, flush=True)
-        if self.bar is not None:
-            self.bar.start()

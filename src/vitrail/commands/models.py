@@ -1,4 +1,5 @@
-"""``vitrail models``: which models are on this machine, and what one of them says of itself."""
+"""``vitrail models``: which models are on this machine, what one says of itself, and taking in foreign
+ones."""
 
 from __future__ import annotations
 
@@ -12,12 +13,16 @@ from vitrail.commands.options import Flag, parse, pick
 from vitrail.errors import InputError, VitrailError
 from vitrail.files import shown
 
-__all__ = ["ListOptions", "ShowOptions", "run"]
+__all__ = ["ConvertOptions", "ListOptions", "ShowOptions", "run"]
 
 ABOUT = Text("Models on this machine.", "本机的模型。")
 COMMANDS = {
     "list": Text("list the shipped model and those in the models folder", "列出自带模型与模型目录中的模型"),
     "show": Text("show what a model says of itself, and check its files", "显示某个模型的信息，并校验文件"),
+    "convert": Text(
+        "make a model folder of a checkpoint of taming-transformers, latent-diffusion or diffusers",
+        "把 taming-transformers、latent-diffusion 或 diffusers 的检查点转换为模型文件夹",
+    ),
 }
 
 
@@ -36,12 +41,66 @@ class ShowOptions:
     ] = "default"
 
 
+@dataclass(frozen=True)
+class ConvertOptions:
+    """The flags of ``vitrail models convert``."""
+
+    source: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "A .ckpt, .pt, .pth, .bin or .safetensors file, or a folder of diffusers (VQModel, "
+                "AutoencoderKL). It is read without running anything it holds.",
+                ".ckpt、.pt、.pth、.bin 或 .safetensors 文件，或 diffusers 的文件夹"
+                "（VQModel、AutoencoderKL）。读取时不会运行其中的任何内容。",
+            ),
+            "FILE",
+            positional=True,
+        ),
+    ] = None
+    config: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "The checkpoint's YAML file. Without it: the one of the same name beside the file, else the "
+                "shapes of the weights (autoencoders only).",
+                "检查点的 YAML 文件。不给出时使用旁边同名的文件；没有则由权重的形状推断（仅限自编码器）。",
+            ),
+            "FILE",
+        ),
+    ] = None
+    to: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder to write; a plain name goes into the models folder.",
+                "要写入的文件夹；只给名称则放入模型目录。",
+            ),
+            "FOLDER",
+        ),
+    ] = None
+    licence: Annotated[
+        str | None,
+        Flag(Text("Licence of the weights, if you know it.", "权重的许可证（如果知道）。"), "TEXT"),
+    ] = None
+    overwrite: Annotated[bool, Flag(Text("Replace the folder if it exists.", "文件夹已存在时替换它。"))] = (
+        False
+    )
+
+
 def run(arguments: Sequence[str], language: Language) -> int:
-    """Run ``list`` or ``show`` and return 0."""
+    """Run ``list``, ``show`` or ``convert`` and return 0."""
     name, rest = pick(arguments, COMMANDS, command="models", about=ABOUT, language=language)
     if name == "list":
         parse(ListOptions, rest, command="models list", about=COMMANDS["list"], language=language)
         return _list()
+    if name == "convert":
+        return _convert(
+            parse(
+                ConvertOptions, rest, command="models convert", about=COMMANDS["convert"], language=language
+            ),
+            language,
+        )
     options = parse(ShowOptions, rest, command="models show", about=COMMANDS["show"], language=language)
     return _show(options.model)
 
@@ -87,4 +146,41 @@ def _show(model: str) -> int:
     for name, entry in manifest.files.items():
         print(f"file      {name} {entry.size} bytes, sha256 {entry.sha256}")
     print("checked   every file is as artifact.json says")
+    return 0
+
+
+def _convert(options: ConvertOptions, language: Language) -> int:
+    if not options.source:
+        raise InputError("the file to convert is missing; vitrail models convert FILE --to FOLDER")
+    if not options.to:
+        raise InputError("the folder to write is missing; add --to FOLDER")
+    if options.licence and (len(options.licence) > 400 or not options.licence.isprintable()):
+        raise InputError("licence is longer than 400 characters, or has characters that cannot be shown")
+    from pathlib import Path
+
+    from vitrail.backends.convert import UNKNOWN_LICENCE, convert, write
+    from vitrail.store.artifacts import home
+
+    plain = Path(options.to).name == options.to and options.to not in (".", "..")
+    target = home() / options.to if plain else Path(options.to).expanduser()
+    if target.exists() and not options.overwrite:
+        raise InputError(f"{shown(target)} exists already; add --overwrite to replace it")
+    found = convert(options.source, options.config)
+    write(found, target, licence=options.licence or UNKNOWN_LICENCE, overwrite=options.overwrite)
+    model, source = found.model, found.checkpoint
+    lines = {
+        Text("source", "来源"): f"{shown(source.path)} ({source.container})",
+        Text("is", "内容"): model.what,
+        Text("config", "配置"): shown(found.config)
+        if found.config
+        else Text("read off", "由权重推断")[language],
+        Text("weights", "权重"): f"{sum(value.numel() for value in model.tensors.values()):,}",
+        Text("parts", "部分"): ", ".join(model.parts),
+        Text("left", "未取"): "; ".join(model.left),
+        Text("not built", "未构建"): ", ".join(source.foreign[:8]),
+        Text("folder", "文件夹"): shown(target, 400),
+    }
+    for label, value in lines.items():
+        if value:
+            print(f"{label[language]:<9} {value}")
     return 0

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vitrail.models.text import TextEncoder
+    from vitrail.recipe import Recipe
     from vitrail.runtime import Precision
+    from vitrail.training.runs import Outcome
 
 __all__ = ["Options", "run"]
 
@@ -76,16 +78,29 @@ def run(arguments: Sequence[str], language: Language) -> int:
     options = parse(Options, arguments, command="train", about=ABOUT, language=language)
     from vitrail.recipe import dump_recipe
 
-    recipe = _recipe(options, language)
+    stages = _stages(options)
+    if stages is None:
+        recipe = _recipe(options, language)
+        folder = Path(options.run) if options.run is not None else Path("runs") / recipe.name
+        stages = [(folder, recipe)]
     if options.dry_run:
-        print(dump_recipe(recipe), end="")
+        print("\n".join(dump_recipe(recipe) for _, recipe in stages), end="")
         return 0
+    from vitrail.training.staged import train_stages
+
+    outcome = train_stages(stages, lambda recipe, folder: _train(options, recipe, folder))
+    if outcome.model is not None:
+        print(outcome.model)
+    return outcome.exit_code
+
+
+def _train(options: Options, recipe: Recipe, folder: Path) -> Outcome:
+    """Train one recipe in its folder as the flags say."""
     from vitrail.training.runs import train
     from vitrail.training.sources import shipped_encoder
 
-    folder = Path(options.run) if options.run is not None else Path("runs") / recipe.name
     encoder = shipped_encoder() if recipe.kind == "text_to_image" else None
-    outcome = train(
+    return train(
         recipe,
         folder,
         device=options.device,
@@ -93,9 +108,21 @@ def run(arguments: Sequence[str], language: Language) -> int:
         sample=_sampler(encoder, recipe.optim.precision) if encoder is not None else None,
         quiet=options.quiet,
     )
-    if outcome.model is not None:
-        print(outcome.model)
-    return outcome.exit_code
+
+
+def _stages(options: Options) -> list[tuple[Path, Recipe]] | None:
+    """Return the runs of a staged recipe; None if the recipe is not one."""
+    if options.recipe is None:
+        return None
+    from vitrail.recipe.staged import is_staged, load_staged, plan_stages
+
+    if not is_staged(options.recipe):
+        return None
+    if options.set:
+        raise InputError("--set does not fit a staged recipe; write the change into its stage, in 'set'")
+    folder = Path(options.run) if options.run is not None else Path("runs") / load_staged(options.recipe).name
+    changes = [] if options.data is None else [f"data.source={_quoted(options.data)}"]
+    return plan_stages(options.recipe, folder, changes)
 
 
 def _recipe(options: Options, language: Language) -> Any:
@@ -152,12 +179,14 @@ def _sampler(encoder: TextEncoder, precision: Precision) -> Any:
             defaults=SamplingDefaults(width=side, height=side),
         )
         loader, context = Loader.holding(model, device), Context(device, precision)
-        pictures = []
+        pictures, read = [], []
         for prompt in prompts:
             request = parse_request(TextToImageRequest, {"prompt": prompt, "seed": 0})
             for event in TASKS[request.kind](request, loader, context):
                 if isinstance(event, PictureDone):
                     pictures.append(event.picture)
-        atomic_write(path, encode(grid(pictures, labels=list(prompts)), "png"))
+                    read.append(event.record.understood_as or prompt)
+        sheet = grid(pictures, labels=list(prompts), substitutes=read)
+        atomic_write(path, encode(sheet, "png"))
 
     return draw

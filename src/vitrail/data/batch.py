@@ -15,11 +15,13 @@ class Batch:
 
     pixels: float32 (B, 3, H, W) in [-1, 1].  captions: B strings, "" where the caption was dropped.
     styles: int64 (B,), index of the house style, 0 where there is none or it was dropped.
+    labels: int64 (B,), number of the class from 0, where the data have classes.
     """
 
     pixels: torch.Tensor
     captions: list[str]
     styles: torch.Tensor
+    labels: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.captions)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vitrail.errors import InputError
+from vitrail.fonts import Font, font_for
 
-__all__ = ["contact_sheet", "drawable", "find_font"]
+__all__ = ["contact_sheet"]
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Colour = tuple[int, int, int]
 
 _PAPER: Colour = (247, 246, 243)
@@ -22,33 +19,6 @@ _MOUNT: Colour = (255, 255, 255)
 _EDGE: Colour = (226, 223, 216)
 _INK: Colour = (38, 36, 33)
 _FAINT: Colour = (128, 122, 113)
-
-# Pillow's own font has no Chinese; these are where systems keep one that has.
-_CHINESE_FONTS = (
-    "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
-    "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
-    "/usr/share/fonts/google-noto-cjk/NotoSansCJK-Regular.ttc",
-    "/usr/share/fonts/truetype/wqy/wqy-microhei.ttc",
-    "/usr/share/fonts/truetype/wqy/wqy-zenhei.ttc",
-    "/usr/share/fonts/truetype/droid/DroidSansFallbackFull.ttf",
-    "/System/Library/Fonts/PingFang.ttc",
-    "/System/Library/Fonts/STHeiti Light.ttc",
-    "C:/Windows/Fonts/msyh.ttc",
-    "C:/Windows/Fonts/simsun.ttc",
-)
-
-
-@lru_cache(maxsize=16)
-def find_font(size: int, chinese: bool = False) -> tuple[Font, bool]:
-    """A font of ``size`` pixels and whether it holds Chinese: the system's if ``chinese``, else Pillow's
-    own."""
-    for name in _CHINESE_FONTS if chinese else ():
-        if Path(name).is_file():
-            try:
-                return ImageFont.truetype(name, size), True
-            except OSError:
-                print(f"the font {name} cannot be read", file=sys.stderr)
-    return ImageFont.load_default(size), False
 
 
 def contact_sheet(
@@ -66,7 +36,7 @@ def contact_sheet(
     Parameters
     ----------
     labels: one for each picture. Where no font of the system has Chinese characters, a label that is not
-        Latin is left out rather than drawn as boxes.
+        Latin is left out rather than drawn as boxes (:func:`vitrail.fonts.can_draw` tells which).
     columns: default: about as many as make the sheet a little wider than high, at most 12.
 
     Raises :class:`InputError` without pictures, or if the labels are not as many.
@@ -105,15 +75,6 @@ def contact_sheet(
     return sheet
 
 
-def drawable(text: str) -> bool:
-    """Whether some font at hand has the characters of ``text``."""
-    return _latin(text) or find_font(12, chinese=True)[1]
-
-
-def _latin(text: str) -> bool:
-    return all(ord(c) < 0x250 or 0x2010 <= ord(c) <= 0x2026 for c in text)
-
-
 def _columns(count: int) -> int:
     """Columns that make a sheet a little wider than high and leave few places of the last row empty."""
     ideal = min(12, count, math.ceil(math.sqrt(count * 1.5)))
@@ -140,9 +101,10 @@ def _write(
     width: int,
     lines: int,
 ) -> None:
-    if not drawable(text):
+    text = "".join(c if c.isprintable() else " " for c in text)
+    font = font_for(text, size)
+    if font is None:
         return
-    font, _ = find_font(size, not _latin(text))
     for row, line in enumerate(_break(pen, text, font, width, lines)):
         pen.text((at[0], at[1] + round(1.25 * size * row)), line, fill=colour, font=font)
 

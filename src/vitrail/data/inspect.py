@@ -23,7 +23,7 @@ from vitrail.data.buckets import assign, make_buckets, shuffled
 from vitrail.data.duplicates import Fingerprint, fingerprint, near_groups
 from vitrail.data.folder import FolderSource, Record, Scan, scan
 from vitrail.data.folder_files import Cancelled, Problem, ProblemKind, Progress, printable, stop_if
-from vitrail.data.inspect_advice import Advice, Language, advise, phrase
+from vitrail.data.inspect_advice import Advice, Language, advise, phrase, reason_in
 from vitrail.errors import VitrailError
 from vitrail.images import MAX_PIXELS, open_image
 
@@ -155,7 +155,8 @@ class InspectReport(_Model):
             phrase("doubles_line", language, exact=self.repeats, near=len(self.near_duplicates)),
         ]
         lines += [f"- {item.text(language)}" for item in self.advice]
-        lines += [f"  {problem.path}: {problem.reason}" for problem in self.problems[:_TOLD]]
+        for problem in self.problems[:_TOLD]:
+            lines.append(f"  {problem.path}: {reason_in(language, problem.reason)}")
         return lines + (["  ..."] if len(self.problems) > _TOLD else [])
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from vitrail.chinese import in_chinese
+
 if TYPE_CHECKING:
     from vitrail.data.inspect import InspectReport
 
-__all__ = ["Advice", "Language", "advise", "phrase"]
+__all__ = ["Advice", "Language", "advise", "phrase", "reason_in"]
 
 Language = Literal["en", "zh"]
 Level = Literal["good", "note", "warn"]
@@ -127,6 +129,11 @@ def phrase(key: str, language: Language, **values: object) -> str:
     template = _TEXTS[key][1 if language == "zh" else 0]
     template = _PLURAL.sub(lambda m: m[2] if values[m[1]] == 1 else m[3], template)
     return template.format(**values)
+
+
+def reason_in(language: Language, reason: str) -> str:
+    """Why a file cannot be used, in one language; in English where there is no translation."""
+    return (in_chinese(reason) if language == "zh" else None) or reason
 
 
 def _say(level: Level, key: str, **values: object) -> Advice:

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitrail.data.contact_sheet import contact_sheet, drawable
+from vitrail.data.contact_sheet import contact_sheet
 from vitrail.data.inspect import InspectReport
-from vitrail.data.inspect_advice import Language, phrase
+from vitrail.data.inspect_advice import Language, phrase, reason_in
 from vitrail.data.inspect_page import PAGE
 from vitrail.data.inspect_plot import plot_sizes
 from vitrail.files import atomic_write, ensure_folder
+from vitrail.fonts import can_draw
 
 __all__ = ["write_report"]
 
@@ -94,7 +95,7 @@ def write_report(report: InspectReport, out: Path | str, *, language: Language =
 def _sheet(report: InspectReport, language: Language) -> bytes:
     shown = [sample for sample in report.samples if sample.id in report.thumbnails]
     pictures = [Image.open(io.BytesIO(report.thumbnails[sample.id]), formats=["WEBP"]) for sample in shown]
-    labels = [s.caption if s.caption and drawable(s.caption) else Path(s.id).name for s in shown]
+    labels = [s.caption if s.caption and can_draw(s.caption) else Path(s.id).name for s in shown]
     title = Path(report.folder).name or report.folder
     subtitle = phrase(
         "pictures_line",
@@ -243,7 +244,8 @@ def _problems(report: InspectReport) -> str:
     if not report.problems:
         return ""
     rows = "".join(
-        f'<tr><td class="name">{_e(p.path)}</td><td>{_both("k_" + p.kind)}</td><td>{_e(p.reason)}</td></tr>'
+        f'<tr><td class="name">{_e(p.path)}</td><td>{_both("k_" + p.kind)}</td>'
+        f"<td>{_pair(p.reason, reason_in('zh', p.reason))}</td></tr>"
         for p in report.problems[:_SHOWN_PROBLEMS]
     )
     head = "".join(f"<th>{_both(key)}</th>" for key in ("file", "kind", "reason"))

@@ -1,14 +1,16 @@
 """Fetching pinned packages from the registries that a machine is set up for.
 
 The artwork that the shipped model learned from lies in public npm packages. Each one is pinned by version and
-by the SHA-256 of its archive, fetched by the registry's own client (``npm pack``, ``pip download``), kept in
-a cache folder and read in memory: no code of a package ever runs and none of its paths ever reaches the disk.
-Because the hash decides, a cached or mirrored archive is as good as a fresh one.
+by the SHA-256 of its archive, fetched from the registry (``npm pack --ignore-scripts``, pip's index,
+``apt-get download``), kept in a cache folder and read in memory: no code of a package ever runs, not even the
+build of a source archive, and none of its paths ever reaches the disk. Because the hash decides, a cached or
+mirrored archive is as good as a fresh one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import subprocess
@@ -19,12 +21,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from vitrail.data.debian import is_deb, open_deb
+from vitrail.data.python_index import fetch_by_hash
 from vitrail.errors import DataError, StorageError
+from vitrail.files import cache_folder
 
 __all__ = [
     "PACKAGES",
@@ -42,6 +48,7 @@ Progress = Callable[[str, int, int], None]
 FETCH_TIMEOUT_S = 600
 MAX_MEMBER_BYTES = 256 * 2**20  # the largest file read today is 9 MB; this stops a decompression bomb
 MAX_TOTAL_BYTES = 2 * 2**30
+DEBIAN_POOL = "http://deb.debian.org/debian/pool/main"
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Package:
     """One archive of a registry, pinned.
 
     name: as the registry spells it.  version: exact.  sha256: of the archive, hex.  licence: SPDX identifier.
-    registry: "npm" or "pip".  credit: who made it and where, for the attribution file.
+    registry: "npm", "pip" or "debian" (packages for every architecture).  credit: who made it and where, for
+    the attribution file.
     """
 
     name: str
@@ -57,7 +65,7 @@ class Package:
     sha256: str
     licence: str
     credit: str
-    registry: Literal["npm", "pip"] = "npm"
+    registry: Literal["npm", "pip", "debian"] = "npm"
 
     @property
     def filename(self) -> str:
@@ -65,6 +73,8 @@ class Package:
         serves.
         """
         stem = self.name.lstrip("@").replace("/", "-")
+        if self.registry == "debian":
+            return f"{stem}_{self.version}_all.deb"
         return f"{stem}-{self.version}.tgz" if self.registry == "npm" else f"{stem}-{self.version}.archive"
 
 
@@ -138,12 +148,6 @@ PACKAGES: dict[str, Package] = {package.name: package for package in _TABLE}
 """Every package that the emoji set is built from, by name."""
 
 
-def cache_folder() -> Path:
-    """Where vitrail keeps what it fetched or built: ``$VITRAIL_DATA``, else ``~/.cache/vitrail``."""
-    named = os.environ.get("VITRAIL_DATA")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "vitrail"
-
-
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, hex."""
     with path.open("rb") as handle:
@@ -165,11 +169,7 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as scratch:
-            archive = (
-                _fetch_npm(package, Path(scratch))
-                if package.registry == "npm"
-                else _fetch_pip(package, Path(scratch))
-            )
+            archive = _CLIENTS[package.registry](package, Path(scratch))
             found = file_sha256(archive)
             if found != package.sha256:
                 raise DataError(
@@ -182,7 +182,7 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
     return target
 
 
-def _run_client(command: list[str], package: Package) -> None:
+def _run_client(command: list[str], package: Package, folder: Path | None = None) -> None:
     """Run a registry client; its last line of complaint becomes the one line of the DataError."""
     what = f"{package.name}@{package.version}"
     try:
@@ -193,13 +193,15 @@ def _run_client(command: list[str], package: Package) -> None:
             timeout=FETCH_TIMEOUT_S,
             check=False,
             stdin=subprocess.DEVNULL,
+            cwd=folder,
         )
     except subprocess.TimeoutExpired as error:
         raise DataError(
             f"{command[0]} did not fetch {what} in {FETCH_TIMEOUT_S} s; check the network, then run it again"
         ) from error
     if done.returncode != 0:
-        complaints = [line.strip() for line in done.stderr.splitlines() if "error" in line.lower()]
+        lines = done.stderr.splitlines()
+        complaints = [line.strip() for line in lines if "error" in line.lower() or line.startswith("E: ")]
         reason = complaints[0] if complaints else f"exit status {done.returncode}"
         raise DataError(
             f"cannot fetch {what}: {reason}; check the network and the registry settings, then run it again"
@@ -244,9 +246,58 @@ def _fetch_plain(package: Package, folder: Path) -> Path:
 
 
 def _fetch_pip(package: Package, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
-    _run_client([*command, "-d", str(folder), f"{package.name}=={package.version}"], package)
+    """Fetch from the index by hash. Where that cannot be done (a network that only pip knows its way
+    through), by pip, wheels alone: of a source archive it would run the build.
+    """
+    archive = folder / package.filename
+    try:
+        fetch_by_hash(package.name, package.sha256, archive)
+        return archive
+    except DataError as missed:
+        archive.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+        command += ["--disable-pip-version-check", "-d", str(folder), f"{package.name}=={package.version}"]
+        try:
+            _run_client(command, package)
+        except DataError as error:
+            raise DataError(f"{missed}; {error}") from error
     return _only_file(folder, package)
+
+
+def _fetch_debian(package: Package, folder: Path) -> Path:
+    """Fetch a .deb through apt where there is one, which knows the machine's mirrors; else from Debian's own
+    pool, where a version stays as long as a release has it.
+    """
+    apt = shutil.which("apt-get")
+    if apt is not None:
+        command = [apt, "--quiet", "download", f"{package.name}={package.version}"]
+        try:
+            _run_client(command, package, folder)
+            return _only_file(folder, package)
+        except DataError:
+            # A machine with other sources than Debian's, or without package lists: the pool may still serve.
+            for rest in folder.iterdir():
+                rest.unlink()
+    letter = package.name[:4] if package.name.startswith("lib") else package.name[0]
+    file = urllib.parse.quote(package.filename, safe="~+")
+    address = f"{DEBIAN_POOL}/{letter}/{package.name}/{file}"
+    archive = folder / package.filename
+    try:
+        with urllib.request.urlopen(address, timeout=60) as answer, archive.open("wb") as out:
+            shutil.copyfileobj(answer, out)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        advice = "check apt's sources (apt-get update)" if apt is not None else "there is no apt-get here"
+        raise DataError(
+            f"cannot fetch {package.name}={package.version} from {DEBIAN_POOL}: {error}; {advice}"
+        ) from error
+    return archive
+
+
+_CLIENTS: dict[str, Callable[[Package, Path], Path]] = {
+    "npm": _fetch_npm,
+    "pip": _fetch_pip,
+    "debian": _fetch_debian,
+}
 
 
 def _only_file(folder: Path, package: Package) -> Path:
@@ -259,7 +310,7 @@ def _only_file(folder: Path, package: Package) -> Path:
 
 
 def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, contents) of the regular files in a .tgz or .zip/.whl whose name is wanted.
+    """Yield (name, contents) of the regular files in a .tgz, .zip/.whl or .deb whose name is wanted.
 
     Nothing is written to disk; links and devices are skipped, names that leave the archive and contents past
     256 MiB a file or 2 GiB in all raise DataError.
@@ -274,7 +325,7 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
                     total = _within_limits(entry.filename, entry.file_size, total, archive)
                     yield entry.filename, bundle.read(entry)
             return
-        with tarfile.open(archive, "r:*") as tar:
+        with open_deb(archive) if is_deb(archive) else tarfile.open(archive, "r:*") as tar:
             for member in tar:
                 if not member.isreg() or not wanted(_safe_name(member.name, archive)):
                     continue
@@ -283,7 +334,7 @@ def read_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple
                 if stream is None:
                     raise DataError(f"{archive.name} holds {member.name!r} but not its contents")
                 yield member.name, stream.read()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, lzma.LZMAError, zlib.error) as error:
         raise DataError(
             f"{archive} is not a readable archive: {error}; delete it and run it again"
         ) from error

@@ -6,8 +6,6 @@ goes on at n with the very same pictures, whatever the batch size was and withou
 
 from __future__ import annotations
 
-import queue
-import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 
@@ -23,7 +21,7 @@ from vitrail.data.pixels import area_resize
 from vitrail.data.synthesis import Synthesiser
 from vitrail.errors import DataError, InputError
 
-__all__ = ["EmojiStream", "EpochOrder", "default_weight", "prefetched"]
+__all__ = ["EmojiStream", "EpochOrder", "default_weight"]
 
 PLAIN, EPOCH, DROP = 1, 2, 3  # branches of the seed, so that unlike uses never share random numbers
 
@@ -83,8 +81,7 @@ class EmojiStream:
     pictures, 0 to 0.5.  caption_drop, style_drop: how often the caption is "" and the style 0, each by
     itself.  jitter: how often a plain picture is made a little smaller (down to 80 %) and moved.  flip: how
     often it is mirrored, where the mirrored picture shows the same thing.  splits: which plain pictures.
-    weight: passes an epoch by record, in (0, 1].  prefetch: batches to make ahead in a thread, 0 for none;
-    the order is the same.
+    weight: passes an epoch by record, in (0, 1].
 
     Pictures lie on white unless the caption says otherwise. Sample i is composed or plain by its number
     alone, in an even rhythm; plain pictures go round in shuffled epochs, so each is seen equally often, times
@@ -105,13 +102,10 @@ class EmojiStream:
         jitter: float = 0.5,
         splits: tuple[Split, ...] = ("train",),
         weight: Callable[[EmojiRecord], float] = default_weight,
-        prefetch: int = 0,
         index: ObjectIndex | None = None,
     ) -> None:
-        if batch_size < 1 or seed < 0 or prefetch < 0:
-            raise InputError(
-                f"batch_size {batch_size}, seed {seed}, prefetch {prefetch}: at least 1, 0 and 0 are needed"
-            )
+        if batch_size < 1 or seed < 0:
+            raise InputError(f"batch_size {batch_size}, seed {seed}: at least 1 and 0 are needed")
         if not 0 <= synthetic_share <= 0.5:
             raise InputError(f"synthetic_share is {synthetic_share}; at most half may be composed (0 to 0.5)")
         for name, chance in (
@@ -130,14 +124,11 @@ class EmojiStream:
         self._synthesiser = Synthesiser(bank, self.index)
         self._share = 0.0 if self._synthesiser.empty else synthetic_share
         self._caption_drop, self._style_drop = caption_drop, style_drop
-        self._flip, self._jitter, self._prefetch = flip, jitter, prefetch
+        self._flip, self._jitter = flip, jitter
 
     def __call__(self, images_seen: int) -> Iterator[Batch]:
         """Endless batches that go on after `images_seen` pictures."""
-        batches = self._batches(images_seen)
-        return prefetched(batches, self._prefetch) if self._prefetch else batches
-
-    def _batches(self, start: int) -> Iterator[Batch]:
+        start = images_seen
         while True:
             yield self.batch(range(start, start + self.batch_size))
             start += self.batch_size
@@ -186,43 +177,3 @@ class EmojiStream:
                 drawn[k] = 0
                 drawn[k, top : top + side, left : left + side] = small
         return np.clip(np.rint(drawn + 255), 0, 255).astype(np.uint8)
-
-
-def prefetched(batches: Iterator[Batch], ahead: int) -> Iterator[Batch]:
-    """The same batches in the same order, up to `ahead` of them made in a thread before they are asked for.
-
-    An error of the maker is raised where its batch would have come; the thread ends when the iterator is
-    closed.
-    """
-    ready: queue.Queue[Batch | Exception | None] = queue.Queue(maxsize=ahead)
-    stop = threading.Event()
-
-    def offer(item: Batch | Exception | None) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for batch in batches:
-                if not offer(batch):
-                    return
-        except Exception as error:  # handed over to the reader, which raises it
-            offer(error)
-            return
-        offer(None)
-
-    worker = threading.Thread(target=work, name="vitrail-prefetch", daemon=True)
-    worker.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, Exception):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        worker.join()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from vitrail.data.buckets import Bucket
 from vitrail.errors import InputError
+from vitrail.recipe.sections import MAX_CROP
 
 __all__ = [
     "Augmentation",
@@ -47,7 +48,7 @@ class Augmentation:
 
     flip: share of pictures mirrored left to right. A picture whose caption names a side, or something that is
         wrong when mirrored (text, flags, clocks), is never mirrored.
-    crop: largest share of each side that is cut off, at a random place; 0 to 0.5.
+    crop: largest share of each side that is cut off, at a random place; 0 to 0.5 (`MAX_CROP`).
     jitter: how far brightness, contrast and saturation move, as a share; 0 to 0.5. A generator learns the
         moved colours as well as the true ones, so this is for tasks on top of pictures (judges, upsamplers).
     """
@@ -57,7 +58,7 @@ class Augmentation:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, top in (("flip", 1.0), ("crop", 0.5), ("jitter", 0.5)):
+        for name, top in (("flip", 1.0), ("crop", MAX_CROP), ("jitter", 0.5)):
             value = getattr(self, name)
             if not 0.0 <= value <= top:
                 raise InputError(

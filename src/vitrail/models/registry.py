@@ -8,9 +8,15 @@ from pydantic import ValidationError
 from torch import nn
 
 from vitrail.errors import ArtifactError
+from vitrail.models.autoencoders import VAE, KLAutoencoder, VQAutoencoder
+from vitrail.models.gan import BigGANGenerator, DCGANGenerator
 from vitrail.models.shell_dit import ShellDiT
+from vitrail.models.token_transformer import TokenTransformer
 from vitrail.models.upsampler import Upsampler
 from vitrail.recipe import ShellDiTConfig, UpsamplerConfig
+from vitrail.recipe.autoencoders import KLAutoencoderConfig, VAEConfig, VQAutoencoderConfig
+from vitrail.recipe.gan import BigGANConfig, DCGANConfig
+from vitrail.recipe.priors import TokenTransformerConfig
 
 __all__ = ["KINDS", "build"]
 
@@ -18,6 +24,12 @@ __all__ = ["KINDS", "build"]
 KINDS: dict[str, tuple[type[Any], type[nn.Module]]] = {
     "shell_dit": (ShellDiTConfig, ShellDiT),
     "upsampler": (UpsamplerConfig, Upsampler),
+    "vq_autoencoder": (VQAutoencoderConfig, VQAutoencoder),
+    "kl_autoencoder": (KLAutoencoderConfig, KLAutoencoder),
+    "vae": (VAEConfig, VAE),
+    "dcgan": (DCGANConfig, DCGANGenerator),
+    "biggan": (BigGANConfig, BigGANGenerator),
+    "token_transformer": (TokenTransformerConfig, TokenTransformer),
 }
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
@@ -32,7 +32,7 @@ from vitrail.images import Source, flatten, open_raw, open_stream, read_header
 from vitrail.provenance.dialects import PictureSettings, recognise, settings_of, to_a1111
 from vitrail.schema import ImageRecord
 
-__all__ = ["FORMATS", "PictureFormat", "PictureInfo", "encode", "read"]
+__all__ = ["FORMATS", "PictureFormat", "PictureInfo", "encode", "encode_animation", "read"]
 
 PictureFormat = Literal["png", "jpeg", "webp"]
 
@@ -100,6 +100,27 @@ def encode(
         flatten(picture).save(target, "JPEG", quality=quality, subsampling=subsampling, exif=exif)
     else:
         picture.save(target, "WEBP", quality=quality, exif=exif)
+    return target.getvalue()
+
+
+def encode_animation(pictures: Sequence[Image.Image], fps: float, record: ImageRecord) -> bytes:
+    """The bytes of a lossless animated WebP, endlessly repeated, that carries ``record``.
+
+    Raises :class:`InputError` for no pictures.
+    """
+    if not pictures:
+        raise InputError("no picture was given; an animation needs at least one")
+    target = io.BytesIO()
+    pictures[0].save(
+        target,
+        "WEBP",
+        save_all=True,
+        append_images=list(pictures[1:]),
+        duration=max(1, round(1000 / fps)),
+        loop=0,
+        lossless=True,
+        exif=_exif(to_a1111(settings_of(record)), record),
+    )
     return target.getvalue()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vitrail.schema import SAMPLER_LABELS, SCHEDULE_LABELS, ImageRecord
+from vitrail.schema import SAMPLER_LABELS, SCHEDULE_LABELS, ImageRecord, ResolvedTextToImage
 
 __all__ = ["PictureSettings", "Program", "finite", "settings_of", "whole"]
 
@@ -39,6 +39,8 @@ class PictureSettings:
 def settings_of(record: ImageRecord) -> PictureSettings:
     """What other programs are told of one of our own pictures."""
     request = record.request
+    if not isinstance(request, ResolvedTextToImage):
+        return _settings_of_codes(record)
     extra = {
         "Style": request.style,
         "Guidance interval": "{:g}-{:g}".format(*request.guidance_interval),
@@ -57,6 +59,31 @@ def settings_of(record: ImageRecord) -> PictureSettings:
         seed=record.seed,
         width=request.width,
         height=request.height,
+        model_hash=record.model_sha256[:10],
+        model=record.model_name,
+        extra={key: value for key, value in extra.items() if value is not None},
+    )
+
+
+def _settings_of_codes(record: ImageRecord) -> PictureSettings:
+    """The same of a picture that was made of another picture or of codes."""
+    request = record.request
+    source = getattr(request, "picture", None)
+    amount = getattr(request, "amount", None)
+    extra = {
+        "Task": request.kind,
+        "Style": getattr(request, "style", None),
+        "Source": None if source is None else source.name,
+        "Source SHA256": None if source is None else source.sha256,
+        "Amount": None if amount is None else f"{amount:g}",
+        "Version": f"vitrail {record.versions.get('vitrail', 'unknown')}",
+    }
+    return PictureSettings(
+        program="vitrail",
+        prompt=request.prompt,
+        steps=getattr(request, "steps", None),
+        cfg_scale=getattr(request, "cfg_scale", None),
+        seed=record.seed,
         model_hash=record.model_sha256[:10],
         model=record.model_name,
         extra={key: value for key, value in extra.items() if value is not None},

@@ -17,6 +17,12 @@ the batch size moves nothing. A recipe reads like this; the classes hold the def
 
 from __future__ import annotations
 
+from vitrail.recipe.adversarial import (
+    AdversarialObjective,
+    AutoencoderRecipe,
+    HealthSection,
+    ReconstructionObjective,
+)
 from vitrail.recipe.diffusion import (
     FlowObjective,
     ShellDiTConfig,
@@ -26,20 +32,35 @@ from vitrail.recipe.diffusion import (
     UpsamplerRecipe,
 )
 from vitrail.recipe.files import dump_recipe, load_recipe, parse_recipe, recipe_differences
+from vitrail.recipe.gan import BigGANConfig, DCGANConfig, GANDiscriminatorConfig, GANObjective, GANRecipe
 from vitrail.recipe.kinds import KINDS, Recipe
+from vitrail.recipe.priors import PriorRecipe, TokenizerSection, TokenObjective, TokenTransformerConfig
 from vitrail.recipe.sections import CommonRecipe, DataSection, OptimSection, RunSection, Section
 
 __all__ = [
     "KINDS",
+    "AdversarialObjective",
+    "AutoencoderRecipe",
+    "BigGANConfig",
     "CommonRecipe",
+    "DCGANConfig",
     "DataSection",
     "FlowObjective",
+    "GANDiscriminatorConfig",
+    "GANObjective",
+    "GANRecipe",
+    "HealthSection",
     "OptimSection",
+    "PriorRecipe",
     "Recipe",
+    "ReconstructionObjective",
     "RunSection",
     "Section",
     "ShellDiTConfig",
     "TextToImageRecipe",
+    "TokenObjective",
+    "TokenTransformerConfig",
+    "TokenizerSection",
     "UpsamplerConfig",
     "UpsamplerObjective",
     "UpsamplerRecipe",

@@ -62,8 +62,18 @@ def dump_recipe(recipe: Recipe) -> str:
     lines = [f"{key} = {_toml(scalars[key])}" for key in ("kind", "name")]
     for section, table in data.items():
         if isinstance(table, dict) and (table or section != "expected"):
-            lines += ["", f"[{section}]", *(f"{_key(key)} = {_toml(value)}" for key, value in table.items())]
+            lines += _section(section, table)
     return "\n".join(lines) + "\n"
+
+
+def _section(name: str, table: Mapping[str, Any]) -> list[str]:
+    """Lines of a table, its own tables (``[model.quantizer]``) after its values."""
+    values = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    lines = ["", f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in values.items())]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines += _section(f"{name}.{_key(key)}", value)
+    return lines
 
 
 def recipe_differences(old: Recipe, new: Recipe) -> list[str]:

@@ -48,6 +48,9 @@ class DataSection(Section):
     buckets: bool = Field(
         default=False, description="batches of one aspect ratio each instead of square crops (folders)"
     )
+    cache: bool = Field(
+        default=True, description="keep checked and resized pictures of a folder on disk for the next start"
+    )
     prefetch: int = Field(
         default=2, ge=0, le=64, description="batches prepared ahead by a background thread; 0: none"
     )

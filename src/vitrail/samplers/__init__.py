@@ -19,6 +19,7 @@ from vitrail.samplers.denoisers import (
     with_paired_guidance,
 )
 from vitrail.samplers.paths import VP, Flow, NoisePath, Predicts
+from vitrail.samplers.resampling import with_resampling
 from vitrail.samplers.schedules import (
     SCHEDULES,
     Schedule,
@@ -74,4 +75,5 @@ __all__ = [
     "with_guidance",
     "with_known_region",
     "with_paired_guidance",
+    "with_resampling",
 ]

@@ -17,10 +17,11 @@ from typing import NewType
 import torch
 from PIL import Image
 
+from vitrail.codes_schema import WalkRequest
 from vitrail.errors import CancelledError, InputError, VitrailError
 from vitrail.runtime import Precision, pick_device
 from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Request
-from vitrail.serving.save import Destination, save_grid, save_picture, save_preview
+from vitrail.serving.save import Destination, save_animation, save_grid, save_picture, save_preview
 from vitrail.tasks.context import Context
 from vitrail.tasks.core import TASKS
 from vitrail.tasks.loading import Loader
@@ -190,10 +191,12 @@ class Engine:
                 paths.append(path)
                 event = event.model_copy(update={"path": path})
             elif isinstance(event, Done) and job.destination is not None:
-                if len(made) > 1:
-                    paths.append(
-                        str(save_grid([picture for picture, _ in made], made[0][1], job.destination))
-                    )
+                pictures = [picture for picture, _ in made]
+                if isinstance(job.request, WalkRequest) and len(made) > 1:
+                    fps = job.request.fps
+                    paths.append(str(save_animation(pictures, made[0][1], fps, job.destination)))
+                elif len(made) > 1:
+                    paths.append(str(save_grid(pictures, made[0][1], job.destination)))
                 event = event.model_copy(update={"paths": tuple(paths)})
             job.add(event)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,9 +18,18 @@ from vitrail.errors import InputError, StorageError
 from vitrail.files import atomic_write, check_space, ensure_folder, shown
 from vitrail.images import grid
 from vitrail.provenance import metadata
+from vitrail.request_fields import FileRef
 from vitrail.schema import ImageRecord
 
-__all__ = ["Destination", "Format", "save_grid", "save_picture", "save_preview"]
+__all__ = [
+    "Destination",
+    "Format",
+    "save_animation",
+    "save_grid",
+    "save_picture",
+    "save_preview",
+    "save_sheet",
+]
 
 Format = Literal["png", "jpeg", "webp"]
 
@@ -93,6 +102,28 @@ def save_grid(pictures: Sequence[Image.Image], record: ImageRecord, destination:
     return _numbered(f"{_slug(record)}-grid", data, destination)
 
 
+def save_sheet(sheet: Image.Image, name: str, destination: Destination) -> Path:
+    """Write a sheet that shows a model and not a request, such as its codebook; returns its path."""
+    data = metadata.encode(sheet, destination.format)
+    if destination.name is not None:
+        return atomic_write(destination._named(""), data)
+    return _numbered(name, data, destination)
+
+
+def save_animation(
+    pictures: Sequence[Image.Image], record: ImageRecord, fps: float, destination: Destination
+) -> Path:
+    """Write the pictures of a walk as one animated WebP beside them, with the walk's record inside.
+
+    Lossless, so that its frames are the pictures themselves. ``record`` is the first picture's. Returns the
+    path.
+    """
+    data = metadata.encode_animation(pictures, fps, record)
+    if destination.name is not None:
+        return atomic_write(destination.folder / f"{Path(destination.name).stem}-animated.webp", data)
+    return _numbered(f"{_slug(record)}-animated", data, replace(destination, format="webp"))
+
+
 def save_preview(picture: Image.Image, index: int, destination: Destination) -> Path:
     """Write how picture ``index`` stands as ``preview-1.png``, over the one before; returns its path."""
     if destination.name is not None:
@@ -118,9 +149,12 @@ def _numbered(name: str, data: bytes, destination: Destination) -> Path:
 
 def _slug(record: ImageRecord) -> str:
     """Return up to six plain words of what the model was given, for a file name that every system takes."""
-    text = (record.understood_as or record.request.prompt).lower()
+    request = record.request
+    text = (record.understood_as or request.prompt).lower()
+    if not text and isinstance(source := getattr(request, "picture", None), FileRef):
+        text = f"{Path(source.name).stem} {request.kind}".lower()
     words = [word for word in re.findall(r"[a-z0-9]+", text) if word not in _SMALL_WORDS]
-    return "-".join(words[:6])[:48].strip("-") or "picture"
+    return "-".join(words[:6])[:48].strip("-") or ("walk" if request.kind == "walk" else "picture")
 
 
 _SMALL_WORDS = {"a", "an", "the", "of", "in", "on", "at", "and", "with", "to", "is", "by", "for"}

@@ -42,8 +42,10 @@ __all__ = [
     "Metric",
     "available",
     "find",
+    "find_recorded",
     "home",
     "load",
+    "public_name",
     "read_manifest",
     "save",
 ]
@@ -192,7 +194,8 @@ def save(
     storage: ``float32``, ``float16``, ``int8`` (a scale for each row; small tensors stay float16), or a
         function of (name, tensor) that says which. Loading always gives float32 back.
     config, sampling, licence, data_manifest_sha256, metrics: see :class:`Manifest`.
-    extra_files: further files by name (``recipe.toml``, ``card.md``, ...): their content, or a path to copy.
+    extra_files: further files by name (``recipe.toml``, ``card.md``, ...): their content, or a path to copy;
+        of a model folder (``tokenizer``) what its own ``artifact.json`` lists is copied, as a subfolder.
     overwrite: replace an existing folder.
 
     Raises :class:`ArtifactError` (a value that the format refuses, a NaN among the weights) or
@@ -200,17 +203,22 @@ def save(
     """
     packed = pack(tensors, storage)
     extras = dict(extra_files or {})
+    parts = {name: Path(v) for name, v in extras.items() if isinstance(v, Path) and v.is_dir()}
     needed = sum(value.numel() * value.element_size() for value in packed.values())
     needed += sum(v.stat().st_size if isinstance(v, Path) else len(v) for v in extras.values())
     with atomic_folder(folder, overwrite=overwrite, needed=needed) as staged:
         write_weights(staged / WEIGHTS_NAME, packed)
         for filename, content in extras.items():
             _check_name(filename)
+            if filename in parts:
+                _copy_model(parts[filename], staged / filename)
+                continue
             data = content.read_bytes() if isinstance(content, Path) else content
             atomic_write(staged / filename, data)
         listed = {
             path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
             for path in sorted(staged.iterdir())
+            if path.name not in parts
         }
         manifest = _checked(
             "this model cannot be saved",
@@ -273,14 +281,12 @@ def home() -> Path:
 
 
 def available() -> dict[str, Path]:
-    """Every model there is, by name: ``default`` (the shipped one), then the folders under :func:`home`."""
+    """Every model there is, by name: the shipped ones, ``default`` first, then those under :func:`home`."""
     found: dict[str, Path] = {}
-    shipped = _shipped()
-    if (shipped / MANIFEST_NAME).is_file():
-        found["default"] = shipped
-    root = home()
-    if root.is_dir():
-        for folder in sorted(root.iterdir()):
+    for root in (_shipped(), home()):
+        if not root.is_dir():
+            continue
+        for folder in sorted(root.iterdir(), key=lambda folder: (folder.name != "default", folder.name)):
             if folder.name not in found and (folder / MANIFEST_NAME).is_file():
                 found[folder.name] = folder
     return found
@@ -313,11 +319,45 @@ def find(name_or_path: str | Path = "default") -> Path:
     )
 
 
+def public_name(asked: str | Path, own: str) -> str:
+    """What a picture's record may call the model that was found as ``asked`` and calls itself ``own``.
+
+    The name of an installed model, else its own name: a path says where somebody keeps their files.
+    """
+    return str(asked) if str(asked) in available() else own
+
+
+def find_recorded(name: str, own: str, sha256: str) -> str:
+    """The name of the installed model that a record names by ``name``, ``own`` and the hash of its weights.
+
+    The same weights go first, whatever they are called; then the same name, then the same name of its own
+    (both may be another version). Raises :class:`ArtifactError` that says what to do where there is none.
+    """
+    installed: dict[str, Manifest] = {}
+    for model, folder in available().items():
+        try:
+            installed[model] = read_manifest(folder, verify=False)
+        except ArtifactError:
+            continue  # a damaged model is told when somebody asks for it
+    same = [model for model, manifest in installed.items() if manifest.files[WEIGHTS_NAME].sha256 == sha256]
+    if same:
+        return name if name in same else same[0]
+    if name in installed:
+        return name
+    for model, manifest in installed.items():
+        if manifest.name == own:
+            return model
+    raise ArtifactError(
+        f"the picture was made with model {shown(own, 80)} (SHA-256 {sha256[:12]}...), which is not "
+        "installed here; give the folder of that model with --model"
+    )
+
+
 # -- checks --------------------------------------------------------------------------------------------------
 
 
 def _shipped() -> Path:
-    return Path(str(importlib.resources.files("vitrail"))) / "shipped" / "default"
+    return Path(str(importlib.resources.files("vitrail"))) / "shipped"
 
 
 def _manifest(root: Path) -> Manifest:
@@ -348,6 +388,12 @@ def _checked(what: str, data: Mapping[str, Any] | bytes) -> Manifest:
         return parse(Manifest, data, max_bytes=_MAX_MANIFEST_BYTES)
     except InputError as error:
         raise ArtifactError(f"{what}: {error}") from error
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    target.mkdir()
+    for name in (*read_manifest(source, verify=False).files, MANIFEST_NAME):
+        atomic_write(target / name, (source / name).read_bytes())
 
 
 def _entries(root: Path) -> Iterator[Path]:

@@ -7,15 +7,29 @@ yield. It writes no file: only :mod:`vitrail.serving.engine` joins tasks with pr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from vitrail.schema import Event, Request
+from vitrail.schema import Event
+from vitrail.tasks.compress import decode
 from vitrail.tasks.context import Context
+from vitrail.tasks.inpaint import inpaint
 from vitrail.tasks.loading import Loader
+from vitrail.tasks.reconstruct import reconstruct
 from vitrail.tasks.text_to_image import text_to_image
+from vitrail.tasks.vary import vary
+from vitrail.tasks.walk import walk
 
 __all__ = ["TASKS", "Context", "Loader", "Task"]
 
-Task = Callable[[Request, Loader, Context], Iterator[Event]]
+Task = Callable[[Any, Loader, Context], Iterator[Event]]
+"""(a request of the task's kind, loader, context) -> events."""
 
-TASKS: dict[str, Task] = {"text_to_image": text_to_image}
+TASKS: dict[str, Task] = {
+    "text_to_image": text_to_image,
+    "reconstruct": reconstruct,
+    "decode": decode,
+    "vary": vary,
+    "inpaint": inpaint,
+    "walk": walk,
+}
 """Every task by the ``kind`` of its request."""

@@ -1,11 +1,13 @@
 """From the name of a model to networks that are ready to run; the last one stays in memory.
 
-A text-to-image model is a folder of :mod:`vitrail.store.artifacts` of kind ``shell_dit``. What it does not
-bring itself is taken from the shipped model, so that a model trained on somebody's own pictures is small::
+A text-to-image model is a folder of :mod:`vitrail.store.artifacts` of kind ``shell_dit`` (diffusion on
+pixels) or ``token_transformer`` (codes of a tokenizer). What it does not bring itself is taken from the
+shipped model, so that a model trained on somebody's own pictures is small::
 
     text.safetensors, tokenizer.json   the text encoder it was trained with
     styles.json                        the names of its styles, in order from number 1
     upsampler/                         a model folder of kind "upsampler", for sizes above the native one
+    tokenizer/                         of a token_transformer, always its own: a vq_autoencoder
 """
 
 from __future__ import annotations
@@ -21,15 +23,28 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vitrail.errors import ArtifactError
+from vitrail.files import shown
+from vitrail.models.autoencoders import VQAutoencoder
 from vitrail.models.registry import build
 from vitrail.models.shell_dit import ShellDiT
 from vitrail.models.text import TextEncoder
+from vitrail.models.token_transformer import TokenTransformer
 from vitrail.models.upsampler import Upsampler
+from vitrail.recipe.diffusion import ShellDiTConfig
+from vitrail.recipe.priors import TokenTransformerConfig
 from vitrail.samplers.paths import Flow, NoisePath
-from vitrail.schema import SamplingDefaults
+from vitrail.schema import SamplerName, SamplingDefaults
 from vitrail.store import artifacts
 
-__all__ = ["Loader", "TextToImageModel", "style_names"]
+__all__ = [
+    "Loader",
+    "TextToImageModel",
+    "TokenModel",
+    "open_network",
+    "style_names",
+    "text_home",
+    "token_defaults",
+]
 
 #: Folder of the model that comes with vitrail; its text encoder is there even where its network is not.
 SHIPPED = Path(str(importlib.resources.files("vitrail"))) / "shipped" / "default"
@@ -63,13 +78,55 @@ class TextToImageModel:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Every side in pixels that can be asked for: the native one, then what the upsampler reaches."""
-        sizes = [self.native]
-        while (
-            self.upsampler is not None
-            and sizes[-1] * self.upsampler.config.scale <= self.native * MAX_ENLARGEMENT
-        ):
-            sizes.append(sizes[-1] * self.upsampler.config.scale)
-        return tuple(sizes)
+        return _reached(self.native, self.upsampler)
+
+
+@dataclass(frozen=True)
+class TokenModel:
+    """A model that draws codes, with its tokenizer and what else belongs to it, on a device.
+
+    ``text`` is None for a model that reads no words; its ``styles`` are then its classes, if it has any.
+    """
+
+    name: str
+    sha256: str
+    network: TokenTransformer
+    tokenizer: VQAutoencoder
+    text: TextEncoder | None
+    upsampler: Upsampler | None
+    styles: tuple[str, ...]
+    defaults: SamplingDefaults
+
+    @property
+    def patch(self) -> int:
+        """Pixels a side that one code stands for."""
+        return self.tokenizer.latent.downsample
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels of the pictures that it was trained on."""
+        return self.network.config.columns * self.patch, self.network.config.rows * self.patch
+
+    @property
+    def sampler(self) -> SamplerName:
+        """The one sampler that fits the network."""
+        return "maskgit" if self.network.config.mode == "masked" else "autoregressive"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides in pixels of squares: the native one, then what the upsampler reaches; () if not square.
+
+        Beyond these, any larger size in whole codes is drawn through a sliding window.
+        """
+        width, height = self.size
+        return _reached(width, self.upsampler) if width == height else ()
+
+
+def _reached(native: int, upsampler: Upsampler | None) -> tuple[int, ...]:
+    sizes = [native]
+    while upsampler is not None and sizes[-1] * upsampler.config.scale <= native * MAX_ENLARGEMENT:
+        sizes.append(sizes[-1] * upsampler.config.scale)
+    return tuple(sizes)
 
 
 class Loader:
@@ -80,18 +137,25 @@ class Loader:
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cpu")
-        self._fixed: TextToImageModel | None = None
+        self._fixed: TextToImageModel | TokenModel | None = None
         self._key: tuple[Path, int] | None = None
-        self._model: TextToImageModel | None = None
+        self._model: TextToImageModel | TokenModel | None = None
 
     @classmethod
-    def holding(cls, model: TextToImageModel, device: torch.device | None = None) -> Loader:
+    def holding(cls, model: TextToImageModel | TokenModel, device: torch.device | None = None) -> Loader:
         """Return a loader that gives ``model`` whatever name is asked for, such as one still in training."""
         loader = cls(device)
         loader._fixed = model
         return loader
 
-    def text_to_image(self, name: str) -> TextToImageModel:
+    def kind(self, name: str) -> str | None:
+        """Return the kind of the model called ``name``; None where this loader gives the one it holds.
+
+        Raises :class:`ArtifactError` for a model that is not there or whose manifest is damaged.
+        """
+        return None if self._fixed is not None else artifacts.read_manifest(artifacts.find(name)).kind
+
+    def text_to_image(self, name: str) -> TextToImageModel | TokenModel:
         """Return the model called ``name`` (or the folder ``name``).
 
         Raises :class:`ArtifactError` for a model that is not there, damaged, or of another kind.
@@ -109,23 +173,18 @@ class Loader:
             self._key = key
         return self._model
 
-    def _load(self, folder: Path) -> TextToImageModel:
+    def _load(self, folder: Path) -> TextToImageModel | TokenModel:
         artifact = artifacts.load(folder)
+        if artifact.kind == "token_transformer":
+            return self._load_tokens(folder, artifact)
         if artifact.kind != "shell_dit":
             raise ArtifactError(
-                f"model {artifact.name} is of kind {artifact.kind}; one that makes pictures is a shell_dit"
+                f"model {artifact.name} is of kind {artifact.kind}; one that makes pictures of words is a "
+                "shell_dit or a token_transformer"
             )
-        network = _network(artifact)
+        network = open_network(artifact)
         assert isinstance(network, ShellDiT)
-        home = _with_text(folder)
-        text = TextEncoder.load(home)
-        if (
-            text.config.width != network.config.text_width
-            or text.config.vocabulary > network.config.vocabulary
-        ):
-            raise ArtifactError(
-                f"model {artifact.name} was trained with another text encoder than that in {home}"
-            )
+        text = _text(folder, artifact, network.config)
         upsampler = _upsampler(folder) or _upsampler(SHIPPED)
         side = network.config.image_size
         return TextToImageModel(
@@ -136,6 +195,25 @@ class Loader:
             upsampler=upsampler.to(self.device) if upsampler else None,
             styles=style_names(folder, artifact.manifest),
             defaults=artifact.manifest.sampling or SamplingDefaults(width=side, height=side),
+        )
+
+    def _load_tokens(self, folder: Path, artifact: artifacts.Artifact) -> TokenModel:
+        network = open_network(artifact)
+        assert isinstance(network, TokenTransformer)
+        tokenizer = _tokenizer(folder, artifact, network.config)
+        text = _text(folder, artifact, network.config) if network.config.text else None
+        # The shipped upsampler knows small drawings; a model of other pictures brings its own.
+        upsampler = _upsampler(folder) or (_upsampler(SHIPPED) if text is not None else None)
+        return TokenModel(
+            name=artifact.name,
+            sha256=artifact.sha256,
+            network=network.to(self.device),
+            tokenizer=tokenizer.to(self.device),
+            text=text.to(self.device) if text else None,
+            upsampler=upsampler.to(self.device) if upsampler else None,
+            styles=style_names(folder, artifact.manifest),
+            defaults=artifact.manifest.sampling
+            or token_defaults(network.config, tokenizer.latent.downsample),
         )
 
 
@@ -154,14 +232,34 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _network(artifact: artifacts.Artifact) -> nn.Module:
+def token_defaults(config: TokenTransformerConfig, patch: int) -> SamplingDefaults:
+    """Return the sampling settings of a token model whose artifact has none; ``patch``: pixels a code.
+
+    MaskGIT's 12 steps and choice temperature 4.5 (arXiv:2202.04200, code); top-k 250 for networks of
+    taming-transformers, as its samples were drawn. Guidance only where words were left out in training.
+    """
+    masked = config.mode == "masked"
+    return SamplingDefaults(
+        steps=12 if masked else 1,
+        cfg_scale=3.0 if config.text else 1.0,
+        sampler="maskgit" if masked else "autoregressive",
+        schedule="cosine" if masked else "raster",
+        top_k=min(250, config.codes) if config.block == "gpt" else 0,
+        choice_temperature=4.5 if masked else 0.0,
+        width=config.columns * patch,
+        height=config.rows * patch,
+    )
+
+
+def open_network(artifact: artifacts.Artifact) -> nn.Module:
+    """Return the network of a loaded model folder, frozen, in evaluation mode, on the CPU."""
     with _Unfilled():
         network = build(artifact.kind, artifact.config)
     artifact.fill(network)
     return network.eval().requires_grad_(False)
 
 
-def _with_text(folder: Path) -> Path:
+def text_home(folder: Path) -> Path:
     """Return the folder whose text encoder the model in ``folder`` uses: its own, else the shipped one."""
     for home in (folder, SHIPPED):
         if (home / "text.safetensors").is_file():
@@ -169,11 +267,42 @@ def _with_text(folder: Path) -> Path:
     raise ArtifactError(f"{folder} has no text.safetensors and this installation ships no text encoder")
 
 
+def _text(
+    folder: Path, artifact: artifacts.Artifact, config: ShellDiTConfig | TokenTransformerConfig
+) -> TextEncoder:
+    home = text_home(folder)
+    text = TextEncoder.load(home)
+    if text.config.width != config.text_width or text.config.vocabulary > config.vocabulary:
+        raise ArtifactError(
+            f"model {artifact.name} was trained with another text encoder than that in {home}"
+        )
+    return text
+
+
+def _tokenizer(folder: Path, artifact: artifacts.Artifact, config: TokenTransformerConfig) -> VQAutoencoder:
+    place = folder / "tokenizer"
+    if not (place / artifacts.MANIFEST_NAME).is_file():
+        raise ArtifactError(
+            f"model {artifact.name} has no tokenizer/; the folder is incomplete: get it again"
+        )
+    found = artifacts.load(place)
+    network = open_network(found)
+    if not isinstance(network, VQAutoencoder):
+        raise ArtifactError(f"{shown(place)} is of kind {found.kind}; a vq_autoencoder is needed")
+    stages = network.quantize.stages
+    if network.codebook_size != config.codes or stages != 1:
+        raise ArtifactError(
+            f"model {artifact.name} draws {config.codes} codes, one at a place; its tokenizer has "
+            f"{network.codebook_size}, {stages} at a place: they do not belong together"
+        )
+    return network
+
+
 def _upsampler(folder: Path) -> Upsampler | None:
     if not (folder / "upsampler" / artifacts.MANIFEST_NAME).is_file():
         return None
     artifact = artifacts.load(folder / "upsampler")
-    network = _network(artifact)
+    network = open_network(artifact)
     if not isinstance(network, Upsampler):
         raise ArtifactError(f"{folder / 'upsampler'} is of kind {artifact.kind}; an upsampler is needed")
     return network

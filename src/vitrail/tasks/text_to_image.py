@@ -6,21 +6,15 @@ does not depend on how many others are made beside it.
 
 from __future__ import annotations
 
-import difflib
-import functools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 
 import torch
 from torch import Tensor
 
 from vitrail.errors import InputError, NonFiniteError
 from vitrail.images import to_pil
-from vitrail.models.lexicon import translate
-from vitrail.models.prompt_hints import hint
 from vitrail.runtime import Precision, autocast, cpu_generator, fast_bfloat16
 from vitrail.samplers.denoisers import with_paired_guidance
 from vitrail.samplers.schedules import SCHEDULES, flow_shift
@@ -31,29 +25,19 @@ from vitrail.schema import (
     ImageRecord,
     PictureDone,
     Preview,
-    Progress,
     ResolvedTextToImage,
     TextToImageRequest,
 )
+from vitrail.store import artifacts
+from vitrail.tasks import gan_generation
 from vitrail.tasks.context import Context
-from vitrail.tasks.loading import Loader, TextToImageModel
+from vitrail.tasks.loading import Loader, TextToImageModel, TokenModel
+from vitrail.tasks.progress import StepCounter
+from vitrail.tasks.reading import Reading, read_prompt
+from vitrail.tasks.records import versions
+from vitrail.tasks.token_generation import code_grid, passes, sample_tokens
 
 __all__ = ["text_to_image"]
-
-#: Longest translation that is recorded; the text encoder reads far less of it.
-MAX_UNDERSTOOD = 1000
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """What the model is given of the prompt: English words, token states, and what the person should know."""
-
-    english: str
-    hints: tuple[str, ...]
-    states: Tensor  # (2, T, width): the prompt, then the negative prompt
-    mask: Tensor
-    ids: Tensor
-    style: int
 
 
 def text_to_image(request: TextToImageRequest, loader: Loader, context: Context) -> Iterator[Event]:
@@ -67,16 +51,21 @@ def text_to_image(request: TextToImageRequest, loader: Loader, context: Context)
     """
     started = time.monotonic()
     context.check()
+    if loader.kind(request.model) in gan_generation.KINDS:
+        yield from gan_generation.gan_generation(request, loader, context)
+        return
     with context.timed("load"):
         model = loader.text_to_image(request.model)
+    _check_settings(request, model)
     resolved = request.resolve(model.defaults)
+    # What is recorded tells nobody where the model lies on this machine.
+    resolved = resolved.model_copy(update={"model": artifacts.public_name(request.model, model.name)})
     factor = _enlargement(resolved, model)
-    _check_sampler(resolved, model)
     with torch.inference_mode():
         with context.timed("text"):
-            reading = _read(resolved, model)
+            reading = read_prompt(resolved, model.name, model.text, model.styles)
         batch = context.batch_size or (1 if context.device.type == "cpu" else 16)
-        progress = _Progress(resolved, context)
+        progress = StepCounter(_passes(resolved, model, factor) * resolved.n, context)
         for start in range(0, resolved.n, batch):
             indices = range(start, min(start + batch, resolved.n))
             yield from _chunk(resolved, model, reading, indices, factor, context, progress)
@@ -85,25 +74,32 @@ def text_to_image(request: TextToImageRequest, loader: Loader, context: Context)
 
 def _chunk(
     request: ResolvedTextToImage,
-    model: TextToImageModel,
-    reading: _Reading,
+    model: TextToImageModel | TokenModel,
+    reading: Reading,
     indices: Sequence[int],
     factor: int,
     context: Context,
-    progress: _Progress,
+    progress: StepCounter,
 ) -> Iterator[Event]:
     """Make the pictures with ``indices`` in one batch; again in float32 if bfloat16 gave no numbers."""
-    precision = _resolved_precision(context)
+    precision = _resolved_precision(context, model)
+
+    def sample(precision: Precision) -> Tensor:
+        if isinstance(model, TokenModel):
+            grid = code_grid(request, model, factor)
+            return sample_tokens(request, model, reading, indices, grid, precision, context, progress)
+        return _sample(request, model, reading, indices, precision, context, progress)
+
     with context.timed("denoise"):
         try:
-            pixels = _sample(request, model, reading, indices, precision, context, progress)
+            pixels = sample(precision)
         except NonFiniteError as error:
             if precision == "float32":
                 raise _no_numbers(request) from error
             precision = "float32"
             progress.rewind()
             try:
-                pixels = _sample(request, model, reading, indices, precision, context, progress)
+                pixels = sample(precision)
             except NonFiniteError as again:
                 raise _no_numbers(request) from again
     progress.keep()
@@ -117,11 +113,11 @@ def _chunk(
             seed=request.seed + index,
             model_name=model.name,
             model_sha256=model.sha256,
-            versions=_versions(),
+            versions=versions(),
             device=context.device.type,
             precision=precision,
             created=datetime.now(UTC),
-            understood_as=_understood(request.prompt, reading.english),
+            understood_as=reading.understood_as,
             hints=reading.hints,
         )
         yield PictureDone(index=index, record=record, picture=picture)
@@ -130,11 +126,11 @@ def _chunk(
 def _sample(
     request: ResolvedTextToImage,
     model: TextToImageModel,
-    reading: _Reading,
+    reading: Reading,
     indices: Sequence[int],
     precision: Precision,
     context: Context,
-    progress: _Progress,
+    progress: StepCounter,
 ) -> Tensor:
     """Return the pictures (B, 3, native, native); NonFiniteError where a step gave no numbers."""
     generators = [cpu_generator(request.seed + index) for index in indices]
@@ -189,7 +185,7 @@ def _sample(
 
 
 def _enlarge(
-    pixels: Tensor, model: TextToImageModel, factor: int, precision: Precision, context: Context
+    pixels: Tensor, model: TextToImageModel | TokenModel, factor: int, precision: Precision, context: Context
 ) -> Tensor:
     while factor > 1 and model.upsampler is not None:
         context.check()
@@ -199,58 +195,64 @@ def _enlarge(
     return pixels
 
 
-def _read(request: ResolvedTextToImage, model: TextToImageModel) -> _Reading:
-    """Translate, look at the prompt with honest eyes, and encode it beside the negative prompt."""
-    wanted, unwanted = translate(request.prompt), translate(request.negative_prompt)
-    states = model.text([wanted.english, unwanted.english])
-    found = hint(request.prompt, translation=wanted, truncated=states.truncated[0])
-    hints = [item.chinese if wanted.chinese else item.english for item in found]
-    return _Reading(
-        english=wanted.english,
-        hints=tuple(text[:200] for text in hints[:8]),
-        states=states.states,
-        mask=states.mask,
-        ids=states.ids,
-        style=_style_number(request.style, model),
+def _enlargement(request: ResolvedTextToImage, model: TextToImageModel | TokenModel) -> int:
+    """How many times larger the picture is than what the network draws."""
+    if request.width == request.height and request.width in model.sizes:
+        return request.width // model.sizes[0]
+    if isinstance(model, TokenModel):
+        return 1  # any size in whole codes; code_grid says which are possible
+    allowed = ", ".join(f"{size}x{size}" for size in model.sizes)
+    raise InputError(
+        f"size {request.width}x{request.height} is not possible; model {model.name} makes {allowed}"
     )
 
 
-def _understood(prompt: str, english: str) -> str | None:
-    """Return the words that the model was given if they are not the prompt's own, at a recordable length."""
-    return None if english.split() == prompt.split() else english[:MAX_UNDERSTOOD]
+def _passes(request: ResolvedTextToImage, model: TextToImageModel | TokenModel, factor: int) -> int:
+    """Steps of one picture."""
+    if isinstance(model, TokenModel):
+        return passes(request, model, code_grid(request, model, factor))
+    return request.steps
 
 
-def _style_number(style: str | None, model: TextToImageModel) -> int:
-    if style is None or style.lower() == "none":
-        return 0
-    names = {name.lower(): number for number, name in enumerate(model.styles, start=1)}
-    wanted = style.lower().replace(" ", "-").replace("_", "-")
-    if wanted in names:
-        return names[wanted]
-    if not names:
-        raise InputError(f"style {style!r} is unknown; model {model.name} has no styles, leave it out")
-    near = difflib.get_close_matches(wanted, names, 1)
-    ask = f"did you mean {near[0]}? " if near else ""
-    raise InputError(f"style {style!r} is unknown; {ask}allowed are {', '.join(model.styles)}")
+#: Settings that say nothing to a kind of model, with the value that asks for nothing.
+_FOR_DIFFUSION = {"cfg_rescale": 0.0, "shift": 1.0}
+_FOR_CODES = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "choice_temperature": 0.0}
 
 
-def _enlargement(request: ResolvedTextToImage, model: TextToImageModel) -> int:
-    if request.width != request.height or request.width not in model.sizes:
-        allowed = ", ".join(f"{size}x{size}" for size in model.sizes)
+def _check_settings(request: TextToImageRequest, model: TextToImageModel | TokenModel) -> None:
+    """Raise :class:`InputError` for a setting that was given and is not for this kind of model."""
+    tokens = isinstance(model, TokenModel)
+    causal = isinstance(model, TokenModel) and model.sampler == "autoregressive"
+    foreign: dict[str, float] = dict(_FOR_DIFFUSION if tokens else _FOR_CODES)
+    if causal:
+        foreign |= {"steps": 1, "choice_temperature": 0.0}
+    foreign |= {"truncation": 0.0, "noise_strength": 1.0, "noise": 0.0}  # a GAN's
+    for name, neutral in foreign.items():
+        if getattr(request, name) not in (None, neutral):
+            kind = "draws code after code" if causal else "draws codes" if tokens else "draws pixels"
+            raise InputError(f"{name} is not for model {model.name}, which {kind}; leave it out")
+    own = _samplers(model)
+    if request.sampler is not None and request.sampler not in own:
         raise InputError(
-            f"size {request.width}x{request.height} is not possible; model {model.name} makes {allowed}"
+            f"sampler {request.sampler} is not for model {model.name}; use one of {', '.join(own)}"
         )
-    return request.width // model.native
+    schedules = (model.defaults.schedule,) if isinstance(model, TokenModel) else tuple(SCHEDULES)
+    if request.schedule is not None and request.schedule not in schedules:
+        raise InputError(
+            f"schedule {request.schedule} is not for model {model.name}; use one of {', '.join(schedules)}"
+        )
 
 
-def _check_sampler(request: ResolvedTextToImage, model: TextToImageModel) -> None:
-    name = model.path.name
-    if name not in SAMPLERS[request.sampler].paths:
-        allowed = ", ".join(key for key, info in SAMPLERS.items() if name in info.paths)
-        raise InputError(f"sampler {request.sampler} is not for model {model.name}; use one of {allowed}")
+def _samplers(model: TextToImageModel | TokenModel) -> tuple[str, ...]:
+    if isinstance(model, TokenModel):
+        return (model.sampler,)
+    return tuple(name for name, info in SAMPLERS.items() if model.path.name in info.paths)
 
 
-def _resolved_precision(context: Context) -> Precision:
+def _resolved_precision(context: Context, model: TextToImageModel | TokenModel) -> Precision:
+    # One code at a time is no work for bfloat16: its weights would be converted again for every code.
+    if isinstance(model, TokenModel) and model.sampler == "autoregressive":
+        return "float32"
     if context.precision != "auto":
         return context.precision
     return "bfloat16" if fast_bfloat16(context.device) else "float32"
@@ -261,41 +263,3 @@ def _no_numbers(request: ResolvedTextToImage) -> NonFiniteError:
         f"the model gave no finite picture for seed {request.seed}, in float32 too; "
         f"try a cfg_scale below {request.cfg_scale:g}, more steps than {request.steps} or another sampler"
     )
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    try:
-        own = metadata.version("vitrail")
-    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
-        own = "source"
-    # A version such as 2.13.0+cpu is recorded without its local part: the record's words are plain.
-    return {"vitrail": own.split("+")[0], "torch": str(torch.__version__).split("+")[0]}
-
-
-class _Progress:
-    """Counts steps over all pictures of a request and tells how long the rest will take."""
-
-    def __init__(self, request: ResolvedTextToImage, context: Context) -> None:
-        self.total = request.steps * request.n
-        self.done = self.kept = self.first = 0
-        self.context = context
-        self.started: float | None = None
-
-    def step(self, pictures: int, step: int, steps: int) -> None:
-        """Count step ``step`` of ``steps`` of a batch of ``pictures``."""
-        self.done = self.kept + pictures * step
-        now = time.monotonic()
-        if self.started is None:  # the first step warms up the machine: it says nothing of the others
-            self.started, self.first = now, self.done
-        measured = self.done - self.first
-        eta = (now - self.started) / measured * (self.total - self.done) if measured > 0 else None
-        self.context.report(Progress(step=self.done, steps=self.total, eta=eta))
-
-    def keep(self) -> None:
-        """The batch is finished."""
-        self.kept = self.done
-
-    def rewind(self) -> None:
-        """Forget the steps of a batch that has to be made again."""
-        self.done, self.started = self.kept, None

@@ -242,6 +242,9 @@ class ProgressLine:
         self._loss: float | None = None
         self._speed: float | None = None
         self._bar: Progress | None = None
+        #: Figures that are shown after the loss: name -> label.
+        self.shown: Mapping[str, str] = {}
+        self._figures: dict[str, float] = {}
 
     def __enter__(self) -> ProgressLine:
         if not self.quiet and self.console.is_terminal:
@@ -261,6 +264,11 @@ class ProgressLine:
         speed = report.batch / report.seconds if report.seconds > 0 else 0.0
         self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
         self._speed = speed if self._speed is None else 0.9 * self._speed + 0.1 * speed
+        for name in self.shown:
+            total, number = report.figures.get(name, (0.0, 0.0))
+            if number > 0:
+                before = self._figures.get(name, total / number)
+                self._figures[name] = 0.95 * before + 0.05 * total / number
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(
@@ -278,10 +286,15 @@ class ProgressLine:
 
     def _text(self, report: StepReport, now: float) -> str:
         done = report.share - self._first_share
+        figures = "".join(
+            f"{label} {self._figures[name]:.4g}  "
+            for name, label in self.shown.items()
+            if name in self._figures
+        )
         left = (now - self._began) * (1.0 - report.share) / done if done > 0 else float("nan")
         return (
             f"{100 * report.share:.1f} %  {report.images_seen:,} pictures  loss {self._loss:.4f}  "
-            f"{self._speed:.1f} pictures/s  {_duration(left)} left"
+            f"{figures}{self._speed:.1f} pictures/s  {_duration(left)} left"
         )
 
 

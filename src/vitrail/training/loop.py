@@ -75,13 +75,14 @@ class Phase(Generic[Batch]):
     ----------
     name: the key of its optimizer in :attr:`TrainState.optimizers`.
     parameters: what its optimizer moves; gradients are taken for these alone.
-    loss: (batch, generator) -> :class:`LossOutput`; all its random numbers come from the generator.
+    loss: (batch, generator) -> :class:`LossOutput`; all its random numbers come from the generator. None
+        means that this phase has nothing to do in this step.
     every: the phase runs in steps whose number is a multiple of this.
     """
 
     name: str
     parameters: Sequence[nn.Parameter]
-    loss: Callable[[Batch, torch.Generator], LossOutput]
+    loss: Callable[[Batch, torch.Generator], LossOutput | None]
     every: int = 1
 
 
@@ -105,6 +106,30 @@ class TrainState:
     #: The global random state that belongs to the rest of the state: that before the step in progress, or
     #: after the last one while hooks run (they may draw samples). None where the generators are right.
     random_before: dict[str, Any] | None = field(default=None, repr=False)
+    #: What a forward pass may change (running means, a codebook and its counts) as it was before the step in
+    #: progress, which has changed nothing else yet. None between steps.
+    kept_before: dict[str, dict[str, Tensor]] | None = field(default=None, repr=False)
+
+    def changing(self) -> dict[str, dict[str, Tensor]]:
+        """Return copies of the buffers of all modules, and of the parameters of whatever holds buffers: a
+        codebook that starts dead codes anew changes its codes in the forward pass.
+        """
+        copies: dict[str, dict[str, Tensor]] = {}
+        for name, module in self.modules.items():
+            held = module.state_dict()
+            parameters = {key for key, _ in module.named_parameters()}
+            owners = {key.rpartition(".")[0] for key in held if key not in parameters}
+            copies[name] = {
+                key: value.detach().clone()
+                for key, value in held.items()
+                if any(not owner or key.startswith(f"{owner}.") for owner in owners)
+            }
+        return copies
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Return parameters and buffers of a module as they are, or were, between two steps."""
+        before = self.kept_before
+        return {**self.modules[name].state_dict(), **({} if before is None else before[name])}
 
     @staticmethod
     def random_state() -> dict[str, Any]:
@@ -242,6 +267,7 @@ def fit(
                 break
     finally:
         state.random_before = None
+        state.kept_before = None
         close = getattr(stream, "close", None)
         if close is not None:
             close()
@@ -258,11 +284,16 @@ def _step(
     losses: dict[str, float] = {}
     norms: dict[str, float] = {}
     figures: dict[str, tuple[float, float]] = {}
+    state.kept_before = state.changing()
     with contextlib.ExitStack() as update:
         for phase in phases:
             if state.step % phase.every:
                 continue
-            output, norm, numbers = _gradients(phase, batch, generator, settings)
+            with autocast(settings.device, settings.precision):
+                output = phase.loss(batch, generator)
+            if output is None:
+                continue
+            norm, numbers = _gradients(phase, output, settings)
             _check_finite(phase.name, numbers[0], norm, state)
             if not losses:
                 update.enter_context(state.updating)  # from the first change to the last, once a step
@@ -275,11 +306,13 @@ def _step(
             for index, name in enumerate(output.figures):
                 total, number = figures.get(name, (0.0, 0.0))
                 figures[name] = (total + numbers[1 + 2 * index], number + numbers[2 + 2 * index])
+        update.enter_context(state.updating)  # for a step in which no phase had anything to do
         state.images_seen += count
         state.step += 1
         for name, ema in state.ema.items():
             ema.update(state.modules[name], count, state.images_seen)
         state.random_before = TrainState.random_state()
+        state.kept_before = None
     return {
         "step": state.step,
         "images_seen": state.images_seen,
@@ -291,14 +324,8 @@ def _step(
     }
 
 
-def _gradients(
-    phase: Phase[Batch], batch: Batch, generator: torch.Generator, settings: Settings
-) -> tuple[LossOutput, float, list[float]]:
-    """Fill in ``grad``, clipped; returns the output, the norm before clipping, and loss and figures as
-    floats.
-    """
-    with autocast(settings.device, settings.precision):
-        output = phase.loss(batch, generator)
+def _gradients(phase: Phase[Batch], output: LossOutput, settings: Settings) -> tuple[float, list[float]]:
+    """Fill in ``grad``, clipped; returns the norm before clipping, and loss and figures as floats."""
     gradients = torch.autograd.grad(output.loss, phase.parameters, allow_unused=True)
     for parameter, gradient in zip(phase.parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -306,7 +333,7 @@ def _gradients(
     # One transfer for all numbers of the phase: on a GPU each would wait for the device.
     flat = [norm, output.loss, *(part for mean in output.figures.values() for part in mean)]
     numbers = torch.stack([value.detach().to(settings.device, torch.float64) for value in flat]).tolist()
-    return output, numbers[0], numbers[1:]
+    return numbers[0], numbers[1:]
 
 
 def _check_phases(phases: Sequence[Phase[Batch]], state: TrainState) -> None:

@@ -55,6 +55,9 @@ class Plan:
     pictures: data -> a function of the averaged network that returns what a sample grid shows, (N, 3, H, W)
         in [-1, 1]; None where the caller of the run draws (text-to-image models go through the tasks).
     hooks: called after every step, before the checkpoint.
+    shown: figures of the log that the progress line shows as well: name in the log -> short label.
+    settle: makes the averaged network ready for use, after its weights were set and before it is shown,
+        measured or exported: batch statistics, for instance, that belong to the averaged weights.
     files: data -> further files of the exported model folder, by their name there.
     """
 
@@ -64,4 +67,6 @@ class Plan:
     measure: Callable[[Data], Measure | None] = lambda data: None
     pictures: Callable[[Data], Callable[[nn.Module], Tensor]] | None = None
     hooks: Sequence[Hook] = ()
+    shown: Mapping[str, str] = field(default_factory=dict)
+    settle: Callable[[nn.Module], None] = lambda network: None
     files: Callable[[Data | None], Mapping[str, str | bytes | Path]] = field(default=lambda data: {})

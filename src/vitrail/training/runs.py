@@ -95,6 +95,7 @@ class _Session:
         self.state.ema["model"].copy_to(self._averaged)
         for mine, other in zip(self._averaged.buffers(), self.model.buffers(), strict=True):
             mine.copy_(other)
+        self.plan.settle(self._averaged)
         return self._averaged
 
     def share(self) -> float:
@@ -148,6 +149,7 @@ def train(
             session.progress.tell(f"{shown(folder)} is finished: {images:,} pictures; nothing to do")
             return Outcome("already finished", folder, images, model_folder, 0)
         session.progress = stack.enter_context(ProgressLine(share, quiet=quiet))
+        session.progress.shown = session.plan.shown
         tell = session.progress.tell
         run = session.recipe.run
         saver = Checkpointer(folder / "checkpoints", run.checkpoint_every_seconds, run.keep, tell)
@@ -315,6 +317,7 @@ def _export(session: _Session, target: Path, licence: str | None, card: str | No
     """Write the averaged weights as a model folder."""
     recipe, state, model = session.recipe, session.state, session.model
     with state.ema["model"].applied(model):
+        session.plan.settle(model)  # changes buffers that no checkpoint will see: the run is over
         tensors = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     parameters = sum(value.numel() for value in tensors.values())
     made = (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -14,20 +13,40 @@ from typing import Any
 from torch.nn import functional
 
 from vitrail.data.batch import Batch
+from vitrail.data.cache import ArrayCache
+from vitrail.data.classes import ClassName
 from vitrail.data.emoji_bank import STYLES, default_emoji_folder, load_emoji
 from vitrail.data.folder import FolderSource
 from vitrail.data.folder_stream import FolderStream
+from vitrail.data.prefetch import prefetched
 from vitrail.data.stream import EmojiStream
 from vitrail.data.transforms import Augmentation
-from vitrail.files import sha256_of
+from vitrail.files import cache_folder, sha256_of
 from vitrail.models.lexicon import translate
 from vitrail.models.text import TextEncoder
-from vitrail.recipe import TextToImageRecipe, UpsamplerRecipe
+from vitrail.recipe import CommonRecipe, TextToImageRecipe
+from vitrail.recipe.gan import GANRecipe
 
-__all__ = ["Data", "emoji_data", "folder_data", "is_emoji_set", "open_data", "prefetched", "shipped_encoder"]
+__all__ = [
+    "Data",
+    "emoji_data",
+    "folder_data",
+    "is_emoji_set",
+    "open_data",
+    "open_pictures",
+    "picture_cache",
+    "prefetched",
+    "shipped_encoder",
+]
 
 #: Seed of the held-out pictures: the same ones in every run.
 HELD_OUT_SEED = 123
+
+#: Most that the cache of resized pictures may hold when a run begins; what was written first goes first.
+MAX_CACHE_BYTES = 8 << 30
+
+#: Most threads that decode the pictures of a folder; the pictures do not depend on their number.
+MAX_WORKERS = 8
 
 Tell = Callable[[str], None]
 
@@ -40,12 +59,14 @@ class Data:
     ``held_out``: number of pictures -> batches never trained on; None if there are none.
     ``manifest_sha256``: of the data set, for the model's card.
     ``styles``: names of the styles, in order; number 1 is the first.
+    ``classes``: what the labels of the batches mean, from 0; () if they have none.
     """
 
     batches: Callable[[int], Iterator[Any]]
     held_out: Callable[[int], Sequence[Any]] | None = None
     manifest_sha256: str | None = None
     styles: tuple[str, ...] = ()
+    classes: tuple[ClassName, ...] = ()
 
 
 def shipped_encoder() -> TextEncoder:
@@ -53,20 +74,43 @@ def shipped_encoder() -> TextEncoder:
     return TextEncoder.load(Path(str(resources.files("vitrail"))) / "shipped" / "default")
 
 
-def open_data(recipe: TextToImageRecipe | UpsamplerRecipe, tell: Tell) -> Data:
-    """Open what ``recipe.data.source`` names: the built emoji set ("emoji", or its folder), or a folder of
-    pictures.
+def open_data(recipe: CommonRecipe, tell: Tell) -> Data:
+    """Open what ``recipe.data.source`` names: the built emoji set ("emoji", or its folder), Fashion-MNIST
+    ("fashion-mnist"), or a folder of pictures; a GAN's with their classes.
 
     ``tell`` gets a line for every picture of a folder that cannot be used. Raises :class:`DataError` if the
     emoji set is not built or the folder has no usable picture, :class:`InputError` if there is no such
     folder.
     """
+    from vitrail.training import class_data  # which opens folders through this module
+
+    if isinstance(recipe, GANRecipe):
+        return class_data.class_data(recipe, tell)
+    if recipe.data.source == class_data.FASHION:
+        return class_data.fashion_data(recipe)
+    return open_pictures(recipe, tell)
+
+
+def open_pictures(recipe: CommonRecipe, tell: Tell) -> Data:
+    """Open the emoji set or a folder, without classes; see :func:`open_data`."""
     source = recipe.data.source
     if source == "emoji":
         return emoji_data(default_emoji_folder(), recipe)
     if is_emoji_set(Path(source)):
         return emoji_data(Path(source), recipe)
-    return folder_data(FolderSource.open(source), recipe, tell)
+    cache = picture_cache() if recipe.data.cache else None
+    return folder_data(FolderSource.open(source, cache=cache), recipe, tell, cache)
+
+
+def picture_cache() -> ArrayCache:
+    """Open the cache of pictures that were checked and resized, in ``pictures`` of the cache folder.
+
+    Entries are found by content, so every run and every folder shares it; it is cut to
+    :data:`MAX_CACHE_BYTES`.
+    """
+    cache = ArrayCache(cache_folder() / "pictures")
+    cache.prune(MAX_CACHE_BYTES)
+    return cache
 
 
 def is_emoji_set(folder: Path) -> bool:
@@ -74,7 +118,7 @@ def is_emoji_set(folder: Path) -> bool:
     return (folder / "manifest.json").is_file() and (folder / "metadata.jsonl").is_file()
 
 
-def emoji_data(folder: Path, recipe: TextToImageRecipe | UpsamplerRecipe) -> Data:
+def emoji_data(folder: Path, recipe: CommonRecipe) -> Data:
     """Train on the built emoji set; its held-out pictures are the (concept, style) cells of the split "cell".
 
     A size that the set does not hold is the area average of the next larger one that it is a whole part of.
@@ -117,10 +161,17 @@ def emoji_data(folder: Path, recipe: TextToImageRecipe | UpsamplerRecipe) -> Dat
     )
 
 
-def folder_data(source: FolderSource, recipe: TextToImageRecipe | UpsamplerRecipe, tell: Tell) -> Data:
+def folder_data(
+    source: FolderSource,
+    recipe: CommonRecipe,
+    tell: Tell,
+    cache: ArrayCache | None = None,
+) -> Data:
     """Train on a checked folder: order and variations follow from the recipe's seed alone.
 
     Chinese captions are read in English, as prompts are. Styles beyond those the model has numbers for are 0.
+    With ``cache`` the resized pictures are kept for the next run. Where the recipe prepares batches ahead,
+    several threads decode.
     """
     for problem in source.problems:
         tell(f"left out: {problem.path}: {problem.reason}")
@@ -137,55 +188,15 @@ def folder_data(source: FolderSource, recipe: TextToImageRecipe | UpsamplerRecip
         style_drop=data.style_drop,
         styles=source.styles[:room],
         caption=lambda caption: translate(caption).english,
-        prefetch=0,  # the run prepares batches ahead itself
+        cache=cache,
+        workers=_workers(),
+        # The run itself prepares batches ahead; this one only keeps the decoding threads busy.
+        prefetch=min(1, data.prefetch),
     )
     return Data(stream, None, source.content_hash(), source.styles[:room])
 
 
-def prefetched(batches: Callable[[int], Iterator[Any]], depth: int) -> Callable[[int], Iterator[Any]]:
-    """Prepare up to ``depth`` batches ahead in a background thread; order and content stay the same.
-
-    An exception in the thread is raised where the batch is asked for. Closing the iterator ends the thread.
-    """
-    if depth == 0:
-        return batches
-
-    def ahead(images_seen: int) -> Iterator[Any]:
-        ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=depth)
-        closed = threading.Event()
-
-        def put(item: tuple[Any, BaseException | None]) -> bool:
-            while not closed.is_set():
-                try:
-                    ready.put(item, timeout=0.1)
-                except queue.Full:
-                    continue
-                return True
-            return False
-
-        def work() -> None:
-            try:
-                for batch in batches(images_seen):
-                    if not put((batch, None)):
-                        return
-                put((None, None))
-            except BaseException as error:  # handed over: it is raised in the training thread
-                put((None, error))
-
-        thread = threading.Thread(target=work, name="vitrail-batches", daemon=True)
-        thread.start()
-        try:
-            while True:
-                batch, error = ready.get()
-                if error is not None:
-                    raise error
-                if batch is None:
-                    return
-                yield batch
-        finally:
-            closed.set()
-            thread.join(
-                timeout=1.0
-            )  # it may be in the middle of a slow read; it is a daemon and stops by itself
-
-    return ahead
+def _workers() -> int:
+    """Cores that this process may use, at most :data:`MAX_WORKERS`."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MAX_WORKERS, usable)

@@ -12,8 +12,9 @@ from vitrail.data.folder import FolderSource
 from vitrail.data.transforms import suggest_augmentation
 from vitrail.errors import ArtifactError
 from vitrail.models.lexicon import translate
-from vitrail.recipe import TextToImageRecipe, UpsamplerRecipe, parse_recipe
+from vitrail.recipe import Recipe, parse_recipe
 from vitrail.store import artifacts
+from vitrail.training.sources import picture_cache
 
 __all__ = ["suggest_recipe"]
 
@@ -24,15 +25,13 @@ _MOST_PASSES_BEYOND = 20
 _SHORTEST, _LONGEST = 4_000, 2_000_000
 
 
-def suggest_recipe(
-    folder: str | Path, overrides: Iterable[str] = ()
-) -> tuple[TextToImageRecipe | UpsamplerRecipe, list[str]]:
+def suggest_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> tuple[Recipe, list[str]]:
     """Look at every picture of ``folder`` and return a recipe for it with one line of explanation a choice.
 
     ``overrides`` are ``section.key=value`` settings that have the last word. Raises :class:`DataError` if no
     picture can be used, :class:`InputError` for a missing folder or an override that is not allowed.
     """
-    source = FolderSource.open(folder)
+    source = FolderSource.open(folder, cache=picture_cache())  # the training that follows finds it checked
     count = len(source)
     captions = [record.caption for record in source.records if record.caption]
     lines = [

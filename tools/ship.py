@@ -1,11 +1,13 @@
-"""Puts a trained run into the package as the model that vitrail ships.
+"""Puts trained runs into the package as the models that vitrail ships.
 
-    python tools/ship_default.py RUN --upsampler RUN2 [--report report.json]
+    python tools/ship.py default RUN --upsampler RUN2 [--data FOLDER] [--report report.json]
+    python tools/ship.py vqgan RUN --tokenizer RUN2 [--data FOLDER] [--report report.json]
 
-``RUN`` is the folder of a run of recipes/default*.toml, ``RUN2`` of recipes/upsampler.toml; the averaged
-weights of their newest whole checkpoints are taken. ``--report`` is what
-benchmarks/default_model.py wrote, for the card.
-The text encoder, tokenizer and lexicon that are in the shipped folder already stay as they are.
+``default``: RUN is the folder of a run of recipes/default*.toml, RUN2 of recipes/upsampler.toml. ``vqgan``:
+RUN of recipes/prior-masked.toml, RUN2 of recipes/tokenizer.toml. The averaged weights of the newest whole
+checkpoints are taken. ``--report``: what benchmarks/default_model.py printed, for the card. The text encoder,
+tokenizer and lexicon that are in the default model's folder already stay as they are; vqgan uses them from
+there.
 """
 
 from __future__ import annotations
@@ -26,55 +28,75 @@ from vitrail.store import artifacts
 from vitrail.store.weights import Storage
 from vitrail.training import warm
 
-SHIPPED = Path(__file__).parents[1] / "src" / "vitrail" / "shipped" / "default"
-CARD = Path(__file__).with_name("card.md")
+SHIPPED = Path(__file__).parents[1] / "src" / "vitrail" / "shipped"
 TEXT_FILES = ("text.safetensors", "tokenizer.json", "lexicon.tsv.gz", "ATTRIBUTION.md")
 SAMPLING = SamplingDefaults(
     steps=20, cfg_scale=3.0, sampler="dpmpp_2m", schedule="simple", shift=4.0, width=128, height=128
+)
+TOKEN_SAMPLING = SamplingDefaults(
+    steps=12,
+    cfg_scale=3.0,
+    sampler="maskgit",
+    schedule="cosine",
+    choice_temperature=4.5,
+    width=128,
+    height=128,
 )
 LICENCE = "Apache-2.0 (weights); artwork: Apache-2.0, MIT and CC-BY-4.0, see ATTRIBUTION.md"
 
 
 def stored(name: str, tensor: torch.Tensor) -> Any:
     """Sixteen bits for what computes; eight for the table of words, of which most rows were never trained."""
-    return "int8" if name == "words.words.weight" else "float16"
+    return "int8" if name.endswith("words.words.weight") else "float16"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--upsampler", type=Path, required=True)
-    parser.add_argument("--report", type=Path)
-    parser.add_argument(
-        "--data", type=Path, help="the built emoji set, for its manifest's hash and attribution"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("model", choices=["default", "vqgan"])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--upsampler", type=Path, help="run of recipes/upsampler.toml (default)")
+    parser.add_argument("--tokenizer", type=Path, help="run of recipes/tokenizer.toml (vqgan)")
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--data", type=Path, help="the built emoji set, for its hash and attribution")
     arguments = parser.parse_args()
+    part = arguments.upsampler if arguments.model == "default" else arguments.tokenizer
+    if part is None:
+        parser.error("default needs --upsampler, vqgan needs --tokenizer")
 
-    staged = SHIPPED.with_name("default.new")
+    target = SHIPPED / arguments.model
+    staged = target.with_name(f"{arguments.model}.new")
     if staged.exists():
         shutil.rmtree(staged)
     figures: dict[str, Any] = json.loads(arguments.report.read_text()) if arguments.report else {}
-    storage: Storage = stored
-    extra: dict[str, Any] = {name: SHIPPED / name for name in TEXT_FILES if (SHIPPED / name).is_file()}
+    card = Path(__file__).with_name(f"card_{arguments.model}.md").read_text(encoding="utf-8")
+    extra: dict[str, Any] = {name: target / name for name in TEXT_FILES if (target / name).is_file()}
     if arguments.data:
         extra["ATTRIBUTION.md"] = (arguments.data / "ATTRIBUTION.md").read_text(encoding="utf-8")
     extra["styles.json"] = json.dumps(list(STYLES))
     extra["recipe.toml"] = dump_recipe(load_recipe(arguments.run / "recipe.toml"))
-    extra["card.md"] = CARD.read_text(encoding="utf-8").format_map(Figures(figures, arguments.run))
+    extra["card.md"] = card.format_map(Figures(figures, arguments.run))
+    if arguments.model == "vqgan":
+        save(part, staged.with_name("tokenizer.new"), "float16")
+        extra["tokenizer"] = staged.with_name("tokenizer.new")
     save(
         arguments.run,
         staged,
-        storage,
-        sampling=SAMPLING,
+        stored,
+        sampling=SAMPLING if arguments.model == "default" else TOKEN_SAMPLING,
         extra_files=extra,
         metrics=metrics(figures),
         data_manifest_sha256=sha256_of(arguments.data / "manifest.json") if arguments.data else None,
     )
-    save(arguments.upsampler, staged / "upsampler", "float16")
-    shutil.rmtree(SHIPPED)
-    staged.rename(SHIPPED)
-    total = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file())
-    print(f"{SHIPPED}: {total / 1e6:.1f} MB")
+    if arguments.model == "vqgan":
+        shutil.rmtree(extra["tokenizer"])
+    else:
+        save(part, staged / "upsampler", "float16")
+    shutil.rmtree(target, ignore_errors=True)
+    staged.rename(target)
+    total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    print(f"{target}: {total / 1e6:.1f} MB")
 
 
 def save(run: Path, target: Path, storage: Storage, **more: Any) -> None:

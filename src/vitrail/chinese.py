@@ -1,0 +1,378 @@
+"""The commonest messages of vitrail in Chinese: errors on the command line, reasons in a data report.
+
+Errors are raised in English, in the room where they happen, and that text is what programs and logs see. For
+a person whose language is Chinese the line is looked up here, by its shape. A line that is not in the table
+stays English: better than a wrong translation. ``tests/surface/test_chinese_messages.py`` provokes the errors
+themselves, so a message that is reworded without its row is noticed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+__all__ = ["in_chinese"]
+
+# English -> Chinese. {name} stands for any text, itself translated where it can be; {name#} for a number.
+_ROWS = """
+{name} {value} is out of range; allowed {low#} to {high#}
+    {name} 为 {value}，超出范围；允许 {low} 到 {high}
+{name} {value} is out of range
+    {name} 为 {value}，超出范围
+{name} {value} is not a whole number; allowed {low#} to {high#}
+    {name} 的值 {value} 不是整数；允许 {low} 到 {high}
+{name} {value} is not a whole number
+    {name} 的值 {value} 不是整数
+{name} {value} is not a finite number; allowed {low#} to {high#}
+    {name} 的值 {value} 不是有效数字；允许 {low} 到 {high}
+{name} {value} is not a finite number
+    {name} 的值 {value} 不是有效数字
+{name} {value} is unknown; did you mean {near}?; allowed are {all}
+    {name} {value} 不存在；您是指 {near}？可选：{all}
+{name} {value} is unknown; did you mean {near}? allowed are {all}
+    {name} {value} 不存在；您是指 {near}？可选：{all}
+{name} {value} is unknown; allowed are {all}
+    {name} {value} 不存在；可选：{all}
+{name} {value} is unknown; did you mean {near}?
+    {name} {value} 不存在；您是指 {near}？
+{name} {value} is unknown; use one of {all}
+    {name} {value} 不存在；可选：{all}
+{name} {value} is unknown; use {all}
+    {name} {value} 不存在；可用：{all}
+{name} {value} is unknown; see {help}
+    {name} {value} 不存在；参见 {help}
+command {value} is unknown; did you mean {near}?
+    没有命令 {value}；您是指 {near}？
+command {value} is unknown; use one of {all}
+    没有命令 {value}；可选：{all}
+option {value} is unknown; did you mean {near}?
+    没有选项 {value}；您是指 {near}？
+option {value} is unknown; use one of {all}
+    没有选项 {value}；可选：{all}
+option {value} is unknown; see {help}
+    没有选项 {value}；参见 {help}
+prompt {value} names nothing that model {model} draws; did you mean {near}? it draws {all}
+    提示词 {value} 中没有模型 {model} 能画的内容；您是指 {near}？它能画：{all}
+prompt {value} names nothing that model {model} draws; it draws {all}
+    提示词 {value} 中没有模型 {model} 能画的内容；它能画：{all}
+{name} is not for model {model}, which draws in one pass; leave it out
+    {name} 不适用于一步成图的模型 {model}；请去掉该设置
+{folder} is not the built set; run: {command}
+    {folder} 不是已构建的数据集；请运行：{command}
+style {value} is unknown; model {model} has no styles, leave it out
+    没有风格 {value}；模型 {model} 没有风格选项，请去掉该设置
+{word} is one word too many; put words that belong together in quotes; see {help}
+    多出了 {word}；请用引号括住整句话；参见 {help}
+Missing value for argument {flag}; see {help}
+    选项 {flag} 缺少值；参见 {help}
+{name} is empty; give at least one character
+    {name} 为空；请至少输入一个字符
+{name} is too long; allowed are {most#} characters
+    {name} 过长；最多 {most} 个字符
+{name} is missing; give a value for it
+    缺少 {name}；请给出它的值
+{name} is not a setting; did you mean {near}?
+    没有设置项 {name}；您是指 {near}？
+{name} is not a setting; remove it
+    没有设置项 {name}；请去掉
+{name} {value} is not a name; allowed are letters, digits, '.', '_', '-' and space
+    {name} 的值 {value} 不是有效名称；只能用字母、数字、“.”“_”“-”和空格
+{name} holds the character {code}; control characters are not allowed
+    {name} 含有字符 {code}；不允许控制字符
+{name} is not valid Unicode; remove the broken character
+    {name} 不是有效的 Unicode 文本；请删除损坏的字符
+{name} needs a start below its end, such as {example}
+    {name} 的起点必须小于终点，例如 {example}
+the prompt is missing; write for instance: {example}
+    缺少提示词；例如：{example}
+size {size} is not possible; model {model} makes {all}
+    不支持尺寸 {size}；模型 {model} 可生成 {all}
+sampler {name} is not for model {model}; use one of {all}
+    采样方法 {name} 不适用于模型 {model}；可用：{all}
+the file name says {one} and --format says {other}; leave one of them out
+    文件名的格式是 {one}，而 --format 是 {other}；请去掉其中一个
+device {name} is not available on this machine; use auto or cpu
+    本机没有设备 {name}；请用 auto 或 cpu
+no model {name}; did you mean {near}?; there are: {all} (or give a folder)
+    没有模型 {name}；您是指 {near}？现有：{all}（也可以给出文件夹）
+no model {name}; there are: {all} (or give a folder)
+    没有模型 {name}；现有：{all}（也可以给出文件夹）
+this installation has no default model; train one with vitrail train, or give --model
+    本机没有默认模型；请用 vitrail train 训练一个，或用 --model 指定
+the picture was made with model {name} (SHA-256 {hash}), which is not installed here; \
+give the folder of that model with --model
+    该图片由模型 {name}（SHA-256 {hash}）生成，本机没有此模型；请用 --model 给出它的文件夹
+{file} holds no record of vitrail's; give a picture that vitrail generate made
+    {file} 中没有 vitrail 的记录；请给出由 vitrail generate 生成的图片
+{place} is not a model folder: it has no {file}
+    {place} 不是模型文件夹：其中没有 {file}
+there is no folder {place}; give the folder of a model
+    没有文件夹 {place}；请给出模型文件夹
+{file} has {size#} bytes instead of {other#}; it is damaged: get it again
+    {file} 有 {size} 字节，应为 {other}；文件已损坏，请重新获取
+{file} differs from its SHA-256; it is damaged or changed: get it again
+    {file} 与其 SHA-256 不符；文件已损坏或被改动，请重新获取
+{file} is missing; the model folder is incomplete: get it again
+    缺少 {file}；模型文件夹不完整，请重新获取
+cannot open {file}: {reason}; give the path of a picture file
+    无法打开 {file}：{reason}；请给出图片文件的路径
+{file} is not a file; give the path of a picture file
+    {file} 不是文件；请给出图片文件的路径
+the output path is empty or holds a NUL character; give a folder or a file name
+    输出路径为空或含有 NUL 字符；请给出文件夹或文件名
+cannot write {place}: the folder is read-only; choose another or change its permissions
+    无法写入 {place}：文件夹只读；请换一个文件夹或修改权限
+the folder {place} is read-only; choose another folder or change its permissions
+    文件夹 {place} 只读；请换一个文件夹或修改权限
+cannot write {place}: a part of that path is a file, not a folder
+    无法写入 {place}：路径中有一部分是文件而不是文件夹
+cannot write {place}: the name is too long; choose a shorter one
+    无法写入 {place}：名称过长；请换一个短一些的
+cannot write {place}: {reason}
+    无法写入 {place}：{reason}
+{place} is a file, not a folder; choose another folder
+    {place} 是文件而不是文件夹；请换一个文件夹
+{place} exists already; choose another name or remove it
+    {place} 已存在；请换一个名称或先删除它
+no room left for {place}: {need#} bytes needed, {free#} free; free some space or choose another disk
+    空间不足，无法写入 {place}：需要 {need} 字节，剩余 {free} 字节；请清理空间或换一个磁盘
+no room left for {place}: {free#} free; free some space or choose another disk
+    空间不足，无法写入 {place}：剩余 {free} 字节；请清理空间或换一个磁盘
+out of memory; use fewer pictures at once (--n) or a smaller size
+    内存不足；请减少每次生成的张数（--n）或缩小尺寸
+not enough memory for this picture; ask for a smaller size, or use --device cpu
+    内存不足，无法生成此图片；请缩小尺寸，或使用 --device cpu
+nothing to train: give a recipe file, or --data with a folder of pictures
+    没有可训练的内容：请给出配方文件，或用 --data 给出图片文件夹
+the folder {place} does not exist; give a folder of pictures
+    文件夹 {place} 不存在；请给出图片文件夹
+{place} does not exist; give a folder of pictures
+    {place} 不存在；请给出图片文件夹
+{place} is a file; give a folder or a .tar
+    {place} 是文件；请给出文件夹或 .tar
+the folder is missing; write: {example}
+    缺少文件夹；写法：{example}
+recipe {file} cannot be read: {reason}
+    无法读取配方 {file}：{reason}
+recipe {file} is not valid TOML: {reason}
+    配方 {file} 不是有效的 TOML：{reason}
+--set {text}: write section.key=value, for instance {example}
+    --set {text}：写法为 节.键=值，例如 {example}
+{place} was begun with another recipe: {keys} differ; give the same recipe, or another run folder \
+(run.warm_start takes over the weights)
+    {place} 是用另一份配方开始的：{keys} 不同；请用同一份配方，或换一个运行文件夹（run.warm_start 可沿用权重）
+no usable picture in {place} (PNG, JPEG, WebP or GIF); {n#} files cannot be used, such as {file}: {reason}
+    {place} 中没有可用的图片（PNG、JPEG、WebP 或 GIF）；有 {n} 个文件不可用，例如 {file}：{reason}
+no usable picture in {place} (PNG, JPEG, WebP or GIF)
+    {place} 中没有可用的图片（PNG、JPEG、WebP 或 GIF）
+size is {size#}; the emoji set is built at 64, 128 or 256 pixels
+    size 为 {size}；表情训练集只能按 64、128 或 256 像素构建
+{place} exists and is not an emoji set; name another folder or empty it
+    {place} 已存在且不是表情训练集；请换一个文件夹或清空它
+the {what} is missing; write for instance: {example}
+    缺少{what}；例如：{example}
+cannot open {file}: {reason}; give the path of a {what}
+    无法打开 {file}：{reason}；请给出{what}的路径
+{file} is not a file; give the path of a {what}
+    {file} 不是文件；请给出{what}的路径
+model {name} is a tokenizer alone and draws nothing; give a model with a prior
+    模型 {name} 只有 tokenizer，不能生成新内容；请给出带先验的模型
+model {name} is of kind {kind} and has no codes; give a vq_autoencoder, or a prior with one in its folder \
+tokenizer/
+    模型 {name} 的类型是 {kind}，没有编码；请给出 vq_autoencoder，或在 tokenizer/ 中带有它的先验模型
+model {name} reads no words; leave the prompt out
+    模型 {name} 不读文字；请去掉提示词
+{file} is neither a .vtl nor an .npz file of codes
+    {file} 既不是 .vtl 也不是 .npz 编码文件
+{file} was made with another model (SHA-256 {wanted}); {model} is {own}: \
+give the model that made it with --model
+    {file} 是用另一个模型（SHA-256 {wanted}）生成的；{model} 是 {own}：请用 --model 给出原来的模型
+{file} does not end in .vtl; write for instance: {example}
+    {file} 不以 .vtl 结尾；例如：{example}
+{file} ends neither in .npz nor in .vtl; write: {example}
+    {file} 既不以 .npz 也不以 .vtl 结尾；写法：{example}
+{file} is damaged: its codes differ from their check; get it again
+    {file} 已损坏：编码与校验值不符；请重新获取
+the mask has {one} pixels and the picture {two}; make the mask of the picture's shape
+    蒙版为 {one} 像素，图片为 {two} 像素；请使蒙版与图片形状一致
+the mask has no white pixel: nothing is to be painted; paint white what is to go
+    蒙版中没有白色像素，没有要重画的内容；请把要重画的部分涂成白色
+the request has nothing to paint: give a mask, or expand for an edge
+    没有要画的内容：请给出蒙版（--mask），或用 --expand 扩画
+a walk needs two stops or more; write for instance: {example}
+    至少需要两站；例如：{example}
+the picture to write is given twice; leave out --output
+    输出图片给出了两次；请去掉 --output
+file of codes
+    编码文件
+picture
+    图片
+mask
+    蒙版
+stopped
+    已停止
+No such file or directory
+    没有这个文件或目录
+Permission denied
+    没有权限
+Is a directory
+    是一个目录
+Not a directory
+    不是目录
+File name too long
+    文件名过长
+Input/output error
+    读写错误
+Too many levels of symbolic links
+    符号链接层数过多
+not a file name
+    不是文件名
+is not a picture that can be read; allowed are PNG, JPEG, WebP and GIF
+    不是可读取的图片；支持 PNG、JPEG、WebP 和 GIF
+{file} is not a picture that can be read; allowed are PNG, JPEG, WebP and GIF
+    {file} 不是可读取的图片；支持 PNG、JPEG、WebP 和 GIF
+is empty; it is not a picture
+    是空文件，不是图片
+{file} is empty; it is not a picture
+    {file} 是空文件，不是图片
+has a bad header: {reason}; the file is damaged or cut off
+    文件头有误：{reason}；文件已损坏或不完整
+it ends too early
+    文件过早结束
+no IHDR
+    没有 IHDR 块
+too much metadata before the pixels
+    像素之前的元数据过多
+too much metadata before the first frame
+    首帧之前的元数据过多
+too much metadata
+    元数据过多
+a marker is missing
+    缺少标记
+no frame header before the first scan
+    扫描数据前没有帧头
+no scan in it
+    没有扫描数据
+a segment of impossible length
+    数据段长度不合理
+no VP8L signature
+    没有 VP8L 标识
+no VP8 start code
+    没有 VP8 起始码
+no VP8 chunk
+    没有 VP8 数据块
+no frame in it
+    没有任何一帧
+is {w#}x{h#} pixels; it has no picture in it
+    尺寸为 {w}x{h} 像素，其中没有图像
+is {w#}x{h#} pixels; allowed are {most#} in all
+    尺寸为 {w}x{h} 像素；总像素数最多 {most}
+cannot be decoded: {reason}; the file is damaged or cut off
+    无法解码：{reason}；文件已损坏或不完整
+cannot be read as a picture: {reason}; the file is damaged
+    无法作为图片读取：{reason}；文件已损坏
+cannot be decoded: {reason}
+    无法解码：{reason}
+image file is truncated
+    图片文件不完整
+image file is truncated ({n#} bytes not processed)
+    图片文件不完整（{n} 字节未处理）
+broken data stream when reading image file
+    图片数据流损坏
+cannot be opened: {reason}
+    无法打开：{reason}
+cannot be read: {reason}
+    无法读取：{reason}
+cannot be listed: {reason}
+    无法列出内容：{reason}
+cannot be looked at: {reason}
+    无法查看：{reason}
+is not a regular file
+    不是普通文件
+is a pipe, socket or device, not a file
+    是管道、套接字或设备，不是文件
+is cut off: {have#} of {all#} bytes are there
+    文件不完整：{all} 字节中只有 {have} 字节
+has {n#} bytes; allowed are {most#}
+    有 {n} 字节；最多允许 {most}
+claims {n#} bytes, more than the archive holds
+    声称有 {n} 字节，超过压缩包的实际大小
+a symbolic link is not followed; put the file itself into the folder
+    不会跟随符号链接；请把文件本身放进文件夹
+{format} is not opened; convert it to PNG, JPEG or WebP
+    不支持 {format}；请转换为 PNG、JPEG 或 WebP
+{format} is not opened; convert it to PNG or JPEG
+    不支持 {format}；请转换为 PNG 或 JPEG
+a compressed archive is not opened; unpack it, or make it a plain .tar
+    不支持压缩归档；请先解压，或改为普通 .tar
+is damaged after {n#} pictures: {reason}
+    在第 {n} 张图片之后损坏：{reason}
+a second picture of sample {name}
+    样本 {name} 的第二张图片
+is not UTF-8 text; save it as UTF-8
+    不是 UTF-8 文本；请另存为 UTF-8
+{key} must be a text or a list of texts
+    {key} 必须是文本或文本列表
+'style' must be a text
+    “style”必须是文本
+is not JSON: nested too deep
+    不是 JSON：嵌套过深
+is not JSON: {reason}
+    不是 JSON：{reason}
+is not a JSON object
+    不是 JSON 对象
+has no 'file_name' text
+    没有“file_name”文本
+'file_name' is not a file name
+    “file_name”不是文件名
+names {name}, which leads outside the folder
+    指向文件夹之外的 {name}
+names {name}, which is not a picture in this folder
+    指向 {name}，但文件夹中没有这张图片
+a second line about {name}; its caption was added to the first
+    关于 {name} 的第二行；其说明文字已并入第一行
+a line of {n#} bytes; allowed are {most#}
+    一行有 {n} 字节；最多允许 {most}
+"""
+
+_PLACE = re.compile(r"\{(\w+)(#?)\}")
+_LONGEST = 1000  # a longer line comes from input that filled it; the search would take time
+
+
+def in_chinese(message: str) -> str | None:
+    """The message in Chinese; None where the table does not have it. Several may be joined by ``; ``."""
+    line = " ".join(message.split())
+    if not line or len(line) > _LONGEST:
+        return None
+    for pattern, chinese in _table():
+        match = pattern.fullmatch(line)
+        if match is None:
+            continue
+        parts = match.groupdict()
+        rest = parts.pop("and_then")
+        further = "" if rest is None else in_chinese(rest)
+        if further is None:
+            continue
+        words = {name: in_chinese(value) or value for name, value in parts.items()}
+        return chinese.format(**words) + (f"；{further}" if further else "")
+    return None
+
+
+@functools.cache
+def _table() -> list[tuple[re.Pattern[str], str]]:
+    """(pattern, Chinese), those with most words of their own first."""
+    lines = _ROWS.replace("\\\n", "").strip().splitlines()
+    pairs = list(zip(lines[::2], lines[1::2], strict=True))
+    pairs.sort(key=lambda pair: len(_PLACE.sub("", pair[0])), reverse=True)
+    return [(_pattern(english), chinese.strip()) for english, chinese in pairs]
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    found, last = "", 0
+    for place in _PLACE.finditer(english):
+        found += re.escape(english[last : place.start()])
+        # What a line begins with never reaches into a second complaint.
+        text = "(?:(?!; ).)+?" if place.start() == 0 else ".+?"
+        found += f"(?P<{place[1]}>{'[-+.0-9e]+' if place[2] else text})"
+        last = place.end()
+    return re.compile(found + re.escape(english[last:]) + r"(?:; (?P<and_then>.+))?")

@@ -1,0 +1,350 @@
+"""``vitrail evaluate``: how good are these pictures, or what a model makes? A page, a JSON file, a table."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from vitrail.commands.language import Language, Text
+from vitrail.commands.options import Flag, parse, whole
+from vitrail.errors import InputError, VitrailError
+from vitrail.files import shown
+
+if TYPE_CHECKING:
+    from vitrail.evaluation.features import EfficientNetSpace
+    from vitrail.evaluation.suite import Evaluation
+    from vitrail.models.perceptual import LPIPS
+
+__all__ = ["Options", "run"]
+
+ABOUT = Text(
+    "Measure pictures, or what a model makes, and write a report, for instance: "
+    "vitrail evaluate generated/ --against real/",
+    "评测图片或模型并生成报告，例如：vitrail evaluate generated/ --against real/",
+)
+
+Bar = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of ``vitrail evaluate``."""
+
+    folder: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder of pictures to judge. With --model of an autoencoder: the pictures to reconstruct.",
+                "要评测的图片文件夹。与自编码器的 --model 同用时，为要重建的图片。",
+            ),
+            "FOLDER",
+            positional=True,
+        ),
+    ] = None
+    against: Annotated[
+        str | None,
+        Flag(Text("Folder of real (or original) pictures.", "真实（或原始）图片文件夹。"), "FOLDER"),
+    ] = None
+    paired: Annotated[
+        bool,
+        Flag(
+            Text(
+                "Compare picture with picture, by file name, as for reconstructions.",
+                "按文件名逐张比较，用于重建结果。",
+            )
+        ),
+    ] = False
+    model: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Judge a model: an autoencoder reconstructs FOLDER, one that draws is given --prompts.",
+                "评测模型：自编码器重建 FOLDER；生成模型使用 --prompts。",
+            ),
+            "NAME",
+        ),
+    ] = None
+    prompts: Annotated[
+        str | None,
+        Flag(Text("Text file with a prompt on every line.", "每行一个提示词的文本文件。"), "FILE"),
+    ] = None
+    seeds: Annotated[
+        str, Flag(Text("Pictures of each prompt. 1 to 10000.", "每个提示词生成几张。1 到 10000。"), "INT")
+    ] = "2"
+    seed: Annotated[str, Flag(Text("Seed of the first.", "第一张的种子。"), "INT")] = "0"
+    style: Annotated[str | None, Flag(Text("Style, as for generate.", "绘画风格，同 generate。"), "NAME")] = (
+        None
+    )
+    steps: Annotated[str | None, Flag(Text("Steps, as for generate.", "步数，同 generate。"), "INT")] = None
+    cfg_scale: Annotated[
+        str | None, Flag(Text("Guidance, as for generate.", "引导强度，同 generate。"), "FLOAT")
+    ] = None
+    metrics: Annotated[
+        tuple[str, ...],
+        Flag(
+            Text(
+                "Only these metrics, with commas between. Default: all that fit.",
+                "仅计算这些指标，用逗号分隔。默认计算所有适用指标。",
+            ),
+            "NAMES",
+        ),
+    ] = ()
+    limit: Annotated[
+        str,
+        Flag(
+            Text("Most pictures of each folder, spread evenly.", "每个文件夹最多取多少张，均匀选取。"),
+            "INT",
+        ),
+    ] = "2000"
+    output: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Folder for report.html and report.json. Default: out/evaluate-NAME.",
+                "报告文件夹：report.html 与 report.json。默认 out/evaluate-名称。",
+            ),
+            "FOLDER",
+            short="-o",
+        ),
+    ] = None
+    device: Annotated[
+        str,
+        Flag(
+            Text("auto, cpu, cuda or cuda:N, for --model.", "auto、cpu、cuda 或 cuda:N，用于 --model。"),
+            "NAME",
+        ),
+    ] = "auto"
+    json: Annotated[
+        bool, Flag(Text("Print the report as JSON; write no files.", "以 JSON 输出报告，不写文件。"))
+    ] = False
+    quiet: Annotated[bool, Flag(Text("No progress.", "不显示进度。"), short="-q")] = False
+
+
+def run(arguments: Sequence[str], language: Language) -> int:
+    """Measure, write the report, print a line a metric; returns 0."""
+    options = parse(Options, arguments, command="evaluate", about=ABOUT, language=language)
+    _check(options)
+    with _bar(options.quiet or options.json) as bar:
+        evaluation = _of_model(options, bar) if options.model is not None else _of_folders(options, bar)
+    evaluation.about |= {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: _version(name) for name in ("vitrail", "torch", "numpy")},
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+    from vitrail.evaluation.report import as_json, write_report
+
+    if options.json:
+        print(json.dumps(as_json(evaluation), ensure_ascii=False, indent=1))
+        return 0
+    _print(evaluation, language)
+    name = (
+        Path(options.folder).resolve().name if options.folder is not None else Path(options.model or "").name
+    )
+    for path in write_report(evaluation, _out(options, name), language=language):
+        print(path)
+    return 0
+
+
+def _check(options: Options) -> None:
+    """Refuse what does not go together before anything is loaded."""
+    if options.folder is None and options.model is None:
+        raise InputError("nothing to judge; write: vitrail evaluate my_pictures/ --against real/")
+    if options.paired and options.against is None:
+        raise InputError("--paired compares with originals; give their folder with --against")
+    if options.prompts is not None and options.model is None:
+        raise InputError("--prompts are for a model; give one with --model")
+
+
+def _of_folders(options: Options, bar: Bar) -> Evaluation:
+    from vitrail.evaluation.image_sets import ImageSet, pair_up
+    from vitrail.evaluation.suite import choose, evaluate_pairs, evaluate_sets
+
+    assert options.folder is not None
+    names = choose(options.metrics, "pairs" if options.paired else "sets")
+    limit = whole("limit", options.limit, 2, 1_000_000)
+    # Pairs are found first and thinned out afterwards: two folders thinned apart would lose their partners.
+    most = None if options.paired else limit
+    pictures = ImageSet.from_folder(options.folder, limit=most)
+    reference = ImageSet.from_folder(options.against, limit=most) if options.against is not None else None
+    if not options.paired:
+        missing = _fetch(names, bool(options.metrics), bar)
+        space, _ = _loaded(names, missing, bar)
+        evaluation = evaluate_sets(pictures, reference, names, space=space, progress=bar)
+    else:
+        assert reference is not None
+        pairs = pair_up(pictures, reference)
+        rows = [i * len(pairs.pictures) // limit for i in range(limit)]
+        if len(pairs.pictures) > limit:
+            pairs = pairs._replace(
+                pictures=pairs.pictures.subset(rows), originals=pairs.originals.subset(rows)
+            )
+        missing = _fetch(names, bool(options.metrics), bar)
+        space, network = _loaded(names, missing, bar)
+        evaluation = evaluate_pairs(
+            pairs.pictures, pairs.originals, names, network=network, space=space, progress=bar
+        )
+        evaluation.unmatched = pairs.unmatched
+    _name_missing(evaluation, missing)
+    evaluation.about["pictures"] = shown(options.folder, 400)
+    if options.against is not None:
+        evaluation.about["against"] = shown(options.against, 400)
+    return evaluation
+
+
+def _of_model(options: Options, bar: Bar) -> Evaluation:
+    from vitrail.commands.evaluate_models import AUTOENCODERS, generate, kind_of, reconstruct
+    from vitrail.evaluation.image_sets import ImageSet
+    from vitrail.evaluation.suite import choose, evaluate_pairs, evaluate_sets
+
+    assert options.model is not None
+    kind = kind_of(options.model)
+    limit = whole("limit", options.limit, 2, 1_000_000)
+    # A plain VAE is both: with prompts it draws, with pictures it reconstructs them.
+    if kind in AUTOENCODERS and not (kind == "vae" and options.prompts is not None):
+        if options.folder is None:
+            raise InputError(
+                "an autoencoder is judged on pictures; write: vitrail evaluate my_pictures/ --model NAME"
+            )
+        names = choose(options.metrics, "pairs")
+        missing = _fetch(names, bool(options.metrics), bar)  # before the work, in case it fails
+        originals = ImageSet.from_folder(options.folder, limit=limit)
+        made = reconstruct(options.model, originals, device=options.device, progress=bar)
+        space, network = _loaded(names, missing, bar)
+        evaluation = evaluate_pairs(
+            made.pictures, originals, names, network=network, space=space, progress=bar
+        )
+    else:
+        if options.prompts is None:
+            raise InputError(
+                f"model {shown(options.model, 60)} draws from words; give --prompts FILE, one on every line"
+            )
+        names = choose(options.metrics, "sets")
+        reference = (
+            ImageSet.from_folder(options.against, limit=limit) if options.against is not None else None
+        )
+        missing = _fetch(names, bool(options.metrics), bar)
+        made = generate(
+            options.model,
+            Path(options.prompts),
+            _out(options, Path(options.model).name) / "pictures",
+            seeds=whole("seeds", options.seeds, 1, 10_000),
+            seed=whole("seed", options.seed, 0, 2**53 - 10_001),
+            settings={"style": options.style, "steps": options.steps, "cfg_scale": options.cfg_scale},
+            device=options.device,
+            progress=bar,
+            keep=not options.json,
+        )
+        space, _ = _loaded(names, missing, bar)  # after the model's memory was measured
+        evaluation = evaluate_sets(made.pictures, reference, names, space=space, progress=bar)
+    evaluation.results |= made.results
+    evaluation.about |= made.about
+    _name_missing(evaluation, missing)
+    return evaluation
+
+
+def _out(options: Options, name: str) -> Path:
+    return (
+        Path(options.output) if options.output is not None else Path("out") / f"evaluate-{name or 'pictures'}"
+    )
+
+
+def _needing(names: Sequence[str]) -> dict[str, list[str]]:
+    """Return the file of each network -> the metrics that need it."""
+    from vitrail.evaluation.suite import NEEDS_FEATURES
+    from vitrail.models.perceptual import EFFICIENTNET_FILE, LPIPS_FILE
+
+    return {
+        EFFICIENTNET_FILE: [name for name in names if name in NEEDS_FEATURES],
+        LPIPS_FILE: [name for name in names if name == "lpips"],
+    }
+
+
+def _fetch(names: Sequence[str], asked: bool, bar: Bar) -> dict[str, str]:
+    """Fetch the networks that the metrics need, once; return the metrics that must do without, and why.
+
+    If the metrics were asked for by name, a network that cannot be had is an error.
+    """
+    from vitrail.data.feature_weights import build_networks
+
+    missing: dict[str, str] = {}
+    for file, wanting in _needing(names).items():
+        try:
+            if wanting:
+                build_networks(only=file, progress=bar)
+        except VitrailError as error:
+            if asked:
+                raise
+            missing.update(dict.fromkeys(wanting, str(error)))
+    return missing
+
+
+def _loaded(
+    names: Sequence[str], missing: dict[str, str], bar: Bar
+) -> tuple[EfficientNetSpace | None, LPIPS | None]:
+    """Return the feature space and LPIPS, each where a metric needs it and it could be had."""
+    from vitrail.evaluation.features import EfficientNetSpace
+    from vitrail.models.perceptual import EFFICIENTNET_FILE, LPIPS_FILE, load_lpips
+
+    wanted = {file for file, wanting in _needing(names).items() if set(wanting) - missing.keys()}
+    space = EfficientNetSpace(progress=bar) if EFFICIENTNET_FILE in wanted else None
+    return space, load_lpips() if LPIPS_FILE in wanted else None
+
+
+def _name_missing(evaluation: Evaluation, missing: dict[str, str]) -> None:
+    for name, reason in missing.items():
+        if name in evaluation.skipped:
+            evaluation.skipped[name] = reason
+
+
+def _print(evaluation: Evaluation, language: Language) -> None:
+    """One line a metric, then the findings, then what was left out and why."""
+    from vitrail.evaluation.catalogue import CATALOGUE
+    from vitrail.evaluation.report import formatted
+    from vitrail.evaluation.verdict import verdict
+
+    index = 1 if language == "zh" else 0
+    real = "真实" if language == "zh" else "real"
+    for name, result in evaluation.results.items():
+        entry = CATALOGUE[name]
+        line = f"{name:<16} {formatted(result.value, entry):>12}"
+        if result.ci95 is not None:
+            line += "  [" + ", ".join(formatted(end, entry) for end in result.ci95) + "]"
+        line += f"  n={result.n}"
+        if result.floor is not None:
+            line += f"  {real} {formatted(result.floor.value, entry)}"
+        print(line)
+    for sentence in verdict(evaluation):
+        print(f"- {shown(sentence.words[index], 400)}", file=sys.stderr)
+    left_out = "未测量" if language == "zh" else "not measured"
+    for name, reason in evaluation.skipped.items():
+        print(f"{left_out}: {name}: {shown(reason, 300)}", file=sys.stderr)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+@contextlib.contextmanager
+def _bar(quiet: bool) -> Iterator[Bar]:
+    """Yield a function (stage, done, total) that draws a bar on standard error if a person can see it."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda stage, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns: tuple[Any, ...] = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda stage, done, total: progress.update(task, description=stage, completed=done, total=total)

@@ -1,0 +1,77 @@
+"""``vitrail inpaint``: paint a masked part of a picture anew, or beyond its edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from vitrail import schema
+from vitrail.codes_schema import InpaintRequest
+from vitrail.commands.language import Language, Text
+from vitrail.commands.options import Flag, parse
+from vitrail.commands.token_options import DrawOptions, read_file, run_requests, setting, settings_of
+from vitrail.errors import InputError
+from vitrail.files import shown
+
+__all__ = ["Options", "run"]
+
+ABOUT = Text(
+    "Paint a masked part of a picture anew, or beyond its edges, for instance: "
+    'vitrail inpaint room.png --mask mask.png --prompt "a red chair", or: '
+    "vitrail inpaint room.png --expand left=64",
+    '重画图片中蒙版的部分，或向外扩画，例如：vitrail inpaint room.png --mask mask.png --prompt "红色椅子"，'
+    "或：vitrail inpaint room.png --expand left=64",
+)
+EXAMPLE = "vitrail inpaint room.png --mask mask.png"
+SIDES = ("left", "right", "top", "bottom")
+
+
+@dataclass(frozen=True)
+class Options(DrawOptions):
+    """The flags of ``vitrail inpaint``; those of the request are text until the schema has read them."""
+
+    picture: Annotated[
+        str | None, Flag(Text("The picture to work on.", "要处理的图片。"), "PICTURE", positional=True)
+    ] = None
+    mask: Annotated[str | None, setting(InpaintRequest, "mask", "PICTURE")] = None
+    expand: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Pixels to paint beyond edges, such as left=64 or left=32,right=32,top=16.",
+                "向外扩画的像素，例如 left=64 或 left=32,right=32,top=16。",
+            ),
+            "SIDE=PIXELS,...",
+        ),
+    ] = None
+    feather: Annotated[str | None, setting(InpaintRequest, "feather", "INT")] = None
+
+
+def run(arguments: Sequence[str], language: Language) -> int:
+    """Paint and return 0; raises a VitrailError for what cannot be."""
+    options = parse(Options, arguments, command="inpaint", about=ABOUT, language=language)
+    settings = settings_of(options, InpaintRequest)
+    if options.expand is not None:
+        settings["expand"] = _margins(options.expand)
+    settings["picture"] = read_file(options.picture, "picture", EXAMPLE)
+    if options.mask is not None:
+        settings["mask"] = read_file(options.mask, "mask", EXAMPLE)
+    return run_requests([schema.parse(InpaintRequest, settings)], options)
+
+
+def _margins(text: str) -> dict[str, object]:
+    """Read ``left=64,top=16``; :class:`InputError` for another form."""
+    margins: dict[str, object] = {}
+    for part in text.split(","):
+        side, equals, pixels = part.strip().partition("=")
+        if side not in SIDES or not equals or side in margins:
+            raise InputError(
+                f"expand '{shown(part, 40)}' cannot be read; write for instance left=64 or left=32,top=32 "
+                f"(sides: {', '.join(SIDES)})"
+            )
+        try:
+            margins[side] = int(pixels)
+        except ValueError:  # the schema refuses it with its limits
+            margins[side] = pixels
+    return margins

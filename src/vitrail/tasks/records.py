@@ -1,0 +1,50 @@
+"""What every task writes into the record of a picture that it made."""
+
+from __future__ import annotations
+
+import functools
+from datetime import UTC, datetime
+from importlib import metadata
+
+import torch
+
+from vitrail.schema import ImageRecord, ResolvedRequest
+from vitrail.tasks.context import Context
+
+__all__ = ["record_of", "versions"]
+
+
+def record_of(
+    request: ResolvedRequest,
+    index: int,
+    context: Context,
+    *,
+    model_name: str,
+    model_sha256: str,
+    understood_as: str | None = None,
+    hints: tuple[str, ...] = (),
+) -> ImageRecord:
+    """Return the record of picture ``index`` of ``request``, computed in float32."""
+    return ImageRecord(
+        request=request,
+        index=index,
+        seed=request.seed + index,
+        model_name=model_name,
+        model_sha256=model_sha256,
+        versions=versions(),
+        device=context.device.type,
+        precision="float32",
+        created=datetime.now(UTC),
+        understood_as=understood_as,
+        hints=hints,
+    )
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Return the versions of vitrail and torch, without their local parts (``+cpu``)."""
+    try:
+        own = metadata.version("vitrail")
+    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        own = "source"
+    return {"vitrail": own.split("+")[0], "torch": str(torch.__version__).split("+")[0]}
