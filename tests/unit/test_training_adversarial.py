@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_ramp_rises_smoothly_from_nothing_to_all() -> None:
     assert values[-10:] == [1.0] * 10
     assert values == sorted(values)
     assert ramp(1200, 1000, 400) == pytest.approx(0.5)
-    assert max(b - a for a, b in zip(values, values[1:], strict=False)) < 0.04
+    assert max(b - a for a, b in pairwise(values)) < 0.04
     assert [ramp(images, 1000, 0) for images in (999, 1000)] == [0.0, 1.0]
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "cosine_schedule",
     "filtered",
     "guided",
+    "gumbel",
     "sample_autoregressive",
     "sample_maskgit",
     "windowed",
@@ -87,19 +88,23 @@ def filtered(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     return logits
 
 
-def choose(logits: Tensor, numbers: Tensor, temperature: float = 1.0) -> Tensor:
-    """Draw codes (...) by logits (..., K) with ``numbers`` (...) even in [0, 1): the inverse of the
-    distribution function, in float64. ``temperature`` divides the logits; 0 takes the likeliest.
+def gumbel(generators: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """Return Gumbel noise (B, *shape), float32 on the CPU: one picture's from each generator."""
+    even = torch.stack([torch.rand(shape, generator=one) for one in generators])
+    return -torch.log(-torch.log(even))
+
+
+def choose(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    """Draw codes (...) by logits (..., K): where logits / temperature + Gumbel ``noise`` is largest (Gumbel
+    1954; Maddison et al., arXiv:1411.0030). ``temperature`` 0 takes the likeliest.
+
+    Unlike the inverse of the distribution function, whose K steps each move with rounding, the largest of
+    these sums is another one only where two are equal up to rounding: codes do not depend on how the logits
+    were computed.
     """
     if temperature == 0.0:
         return logits.argmax(-1)
-    probability = (logits.double() / temperature).softmax(-1)
-    reached = probability.cumsum(-1)
-    target = numbers.to(reached)[..., None] * reached[..., -1:]
-    drawn = torch.searchsorted(reached, target, right=True)[..., 0]
-    # Rounding may put the target on the very end: the last code that can be drawn at all is right then.
-    last = probability.shape[-1] - 1 - probability.gt(0).flip(-1).to(torch.uint8).argmax(-1)
-    return torch.minimum(drawn, last)
+    return (logits / temperature + noise).argmax(-1)
 
 
 def cosine_schedule(step: int, steps: int, count: int) -> int:
@@ -142,18 +147,17 @@ def sample_autoregressive(
             "that the model was trained on; ask for a larger picture"
         )
     copies = 1 if guidance == 1.0 else 2
-    numbers = torch.stack(
-        [torch.rand(height * width, generator=one, dtype=torch.float64) for one in generators]
-    ).to(known.device)
     codes = known.clone()
     free = known == UNKNOWN
     needed = free.any(0).tolist()
     total, done = int(free.any(0).sum()), 0
+    passed = 0  # places since the last draw
     read: tuple[int, int, int] | None = None  # the window that the reader is in, and how far it has read
     for row in range(height):
         top = min(max(row - reader.rows // 2, 0), height - reader.rows)
         for column in range(width):
             if not needed[row][column]:
+                passed += 1
                 continue
             left = min(max(column - reader.columns // 2, 0), width - reader.columns)
             index = (row - top) * reader.columns + column - left
@@ -168,11 +172,12 @@ def sample_autoregressive(
                 logits = reader.begin(window[:, :index].repeat(copies, 1), cut)
             read = (top, left, index)
             logits = _guided(logits, guidance)
-            drawn = choose(
-                filtered(_tempered(logits, temperature), top_k, top_p),
-                numbers[:, row * width + column],
-                1.0 if temperature else 0.0,
-            )
+            # Every place has its own noise, whatever is known: nobody else's known codes move it.
+            for _ in range(passed):
+                gumbel(generators, logits.shape[-1])
+            passed = 0
+            noise = gumbel(generators, logits.shape[-1]).to(logits.device)
+            drawn = _drawn(logits, noise, temperature, top_k, top_p)
             here = codes[:, row, column]
             codes[:, row, column] = torch.where(free[:, row, column], drawn, here)
             done += 1
@@ -219,20 +224,16 @@ def sample_maskgit(
         logits = model(codes.repeat(1 if strength == 1.0 else 2, 1, 1)).flatten(1, 2)
         logits = _guided(logits, strength)
         sure = logits.log_softmax(-1)
-        numbers = torch.stack(
-            [torch.rand(2, height * width, generator=one, dtype=torch.float64) for one in generators]
-        ).to(codes.device)
-        drawn = choose(
-            filtered(_tempered(logits, temperature), top_k, top_p),
-            numbers[:, 0],
-            1.0 if temperature else 0.0,
-        )
+        noise = gumbel(generators, *logits.shape[1:]).to(codes.device)
+        order_noise = gumbel(generators, height * width).to(codes.device)
+        drawn = _drawn(logits, noise, temperature, top_k, top_p)
         flat = codes.flatten(1)
         open_ = flat == UNKNOWN
         drawn = torch.where(open_, drawn, flat)
-        gumbel = -torch.log(-torch.log(numbers[:, 1].clamp(1e-12, 1.0 - 1e-12)))
         annealed = choice_temperature * (1.0 - step / last)
-        sureness = sure.gather(-1, drawn[..., None])[..., 0].double() + annealed * gumbel
+        sureness = sure.gather(-1, drawn[..., None])[..., 0]
+        if annealed:
+            sureness = sureness + annealed * order_noise
         # Known codes rank above every other; of the rest, the least sure stay unknown.
         order = sureness.masked_fill(~open_, torch.inf).argsort(dim=1, stable=True)
         left = torch.tensor(
@@ -291,8 +292,10 @@ def _starts(length: int, window: int) -> list[int]:
     return [round(number * (length - window) / gaps) for number in range(gaps + 1)] if gaps else [0]
 
 
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
-    return logits / temperature if temperature not in (0.0, 1.0) else logits
+def _drawn(logits: Tensor, noise: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    if temperature == 0.0:
+        return logits.argmax(-1)
+    return choose(filtered(logits / temperature, top_k, top_p), noise)
 
 
 def _guided(logits: Tensor, scale: float) -> Tensor:

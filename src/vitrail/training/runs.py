@@ -51,7 +51,7 @@ __all__ = ["Outcome", "Sampler", "train"]
 Sampler: TypeAlias = Callable[[nn.Module, Sequence[str], Path], object]
 
 #: What may change between two sessions of one run: its length and what it shows, never what it computes.
-_FREE = frozenset({"name", "optim.until_images", "optim.time_budget_minutes", "data.prefetch"})
+_FREE = frozenset({"name", "optim.until_images", "optim.time_budget_minutes", "data.prefetch", "data.cache"})
 
 
 @dataclass(frozen=True)
