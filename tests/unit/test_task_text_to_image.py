@@ -107,7 +107,8 @@ def test_every_setting_reaches_the_picture(loader: Loader, tiny_model: Path, cha
 def test_every_sampler_and_schedule_makes_a_picture(
     loader: Loader, tiny_model: Path, sampler: str, schedule: str
 ) -> None:
-    assert sampler in SAMPLER_LABELS and schedule in SCHEDULE_LABELS
+    assert sampler in SAMPLER_LABELS
+    assert schedule in SCHEDULE_LABELS
     assert pixels(loader, tiny_model, sampler=sampler, schedule=schedule, steps=2).shape == (1, 16, 16, 3)
 
 

@@ -82,7 +82,7 @@ class AdversarialObjective(Section):
     ``ramp_images = 0``, ``weight = 0.8``, ``lecam_weight = 0``, ``augment = []``, ``guard = false``.
     """
 
-    discriminator: DiscriminatorConfig = PatchDiscriminatorConfig()  # type: ignore[call-arg]
+    discriminator: DiscriminatorConfig = PatchDiscriminatorConfig()
     loss: Literal["hinge", "vanilla", "wgan_gp", "relativistic"] = "hinge"
     weight: Weight = Field(
         default=0.2, description="of the adversarial loss; if adaptive, of its gradient over the other's"
@@ -171,7 +171,7 @@ class AutoencoderRecipe(CommonRecipe):
     """An autoencoder: VQGAN, KL-VAE or VAE, with or without an adversary."""
 
     kind: Literal["autoencoder"] = "autoencoder"
-    model: AutoencoderConfig = VQAutoencoderConfig()  # type: ignore[call-arg]
+    model: AutoencoderConfig = VQAutoencoderConfig()
     objective: ReconstructionObjective = ReconstructionObjective()
     adversary: AdversarialObjective | None = None
     health: HealthSection = HealthSection()

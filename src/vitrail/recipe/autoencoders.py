@@ -182,7 +182,7 @@ class ResidualQuantizerConfig(Section):
 
     kind: Literal["residual"] = "residual"
     stages: int = Field(default=4, ge=2, le=64, description="codes for each position")
-    stage: NearestQuantizerConfig = NearestQuantizerConfig()  # type: ignore[call-arg]
+    stage: NearestQuantizerConfig = NearestQuantizerConfig()
     gradient: Literal["straight_through", "rotation"] = Field(
         default="straight_through", description="how the decoder's gradient reaches the encoder"
     )
@@ -296,9 +296,9 @@ class VQAutoencoderConfig(_Latent):
     """Shape of :class:`vitrail.models.autoencoders.VQAutoencoder`."""
 
     kind: Literal["vq_autoencoder"] = "vq_autoencoder"
-    network: NetworkConfig = LeanNetworkConfig()  # type: ignore[call-arg]
+    network: NetworkConfig = LeanNetworkConfig()
     embed_dim: int = Field(default=16, ge=1, le=4096, description="channels of the latent that is quantized")
-    quantizer: QuantizerConfig = NearestQuantizerConfig()  # type: ignore[call-arg]
+    quantizer: QuantizerConfig = NearestQuantizerConfig()
 
     @model_validator(mode="after")
     def _single(self) -> VQAutoencoderConfig:
@@ -311,7 +311,7 @@ class KLAutoencoderConfig(_Latent):
     """Shape of :class:`vitrail.models.autoencoders.KLAutoencoder`: a Gaussian at each latent position."""
 
     kind: Literal["kl_autoencoder"] = "kl_autoencoder"
-    network: NetworkConfig = LeanNetworkConfig(double_z=True)  # type: ignore[call-arg]
+    network: NetworkConfig = LeanNetworkConfig(double_z=True)
     embed_dim: int = Field(default=4, ge=1, le=4096, description="channels of the latent")
 
     @model_validator(mode="after")
