@@ -103,9 +103,7 @@ def test_upsampler_starts_as_bicubic_and_keeps_any_shape(scale: int) -> None:
 def test_registry_builds_by_kind_and_refuses_the_rest_in_one_line() -> None:
     assert isinstance(build("shell_dit", small_config().model_dump()), ShellDiT)
     assert isinstance(build("upsampler", UpsamplerConfig(scale=2)), Upsampler)
-    with pytest.raises(
-        ArtifactError, match=r"'vqvae' is unknown; allowed: .*shell_dit, .*upsampler"
-    ):
+    with pytest.raises(ArtifactError, match=r"'vqvae' is unknown; allowed: .*shell_dit, .*upsampler"):
         build("vqvae", {})
     with pytest.raises(ArtifactError, match="heads 5") as caught:
         build("shell_dit", small_config().model_dump() | {"heads": 5})
