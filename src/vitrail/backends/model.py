@@ -85,14 +85,45 @@ class DiffusionModel(Protocol):
     takes a :class:`KnownPicture` at every pass. ``styles``: names of house styles, number 1 first.
     """
 
-    name: str
-    sha256: str
-    defaults: SamplingDefaults
-    path: NoisePath
-    autoencoder: Autoencoder
-    latent_channels: int
-    needs_known: bool
-    styles: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of its weights."""
+        ...
+
+    @property
+    def defaults(self) -> SamplingDefaults:
+        """Its own settings."""
+        ...
+
+    @property
+    def path(self) -> NoisePath:
+        """The noise path that it was trained on."""
+        ...
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """Pictures to states and back."""
+        ...
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the state."""
+        ...
+
+    @property
+    def needs_known(self) -> bool:
+        """Whether it takes a :class:`KnownPicture` at every pass."""
+        ...
+
+    @property
+    def styles(self) -> tuple[str, ...]:
+        """Names of house styles, number 1 first."""
+        ...
 
     def latent_size(self, width: int, height: int) -> tuple[int, int]:
         """Return (h, w) of the state for a picture of ``width`` x ``height``.

@@ -12,6 +12,9 @@ in the same stream::
     (B,3,S,S) -> unshuffle 4 -> shell (S/4) -> unshuffle 2 -> [words | S/8 x S/8 tokens] x depth
               <- shuffle 4   <- shell (S/4) <- shuffle 2   <-
 
+With ``canvas_width`` a sketch of the prompt as a whole (:mod:`vitrail.models.canvas`) is added to the picture
+tokens, to the condition, and, by a share that depends on the noise, to the picture itself.
+
 Modulation is adaLN-single (PixArt-alpha, arXiv:2310.00426, section 2.3): one projection of the condition for
 all blocks plus a learned offset per block.
 """
@@ -22,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitrail.models.canvas import Canvas
 from vitrail.models.layers import Attention, FeedForward, modulate, timestep_features
 from vitrail.recipe import ShellDiTConfig
 
@@ -130,6 +134,23 @@ class ShellDiT(nn.Module):
         self.down = nn.Linear(4 * shell, width)
         self.position = nn.Parameter(torch.randn(1, self.grid**2, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.canvas: Canvas | None = None
+        if config.canvas_width:
+            self.canvas = Canvas(
+                config.text_width,
+                config.styles,
+                places=self.grid**2,
+                width=config.canvas_width,
+                depth=config.canvas_depth,
+                channels=config.canvas_channels,
+                values=4 * pixels,
+            )
+            self.canvas_tokens = nn.Linear(config.canvas_channels, width)
+            self.canvas_condition = nn.Linear(config.canvas_width, width)
+            self.canvas_share = nn.Linear(width, 1)
+            for start in (self.canvas_tokens, self.canvas_condition, self.canvas_share):
+                nn.init.zeros_(start.weight)
+                nn.init.zeros_(start.bias)
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.final = nn.Linear(width, 2 * width)
         self.up = nn.Linear(width, 4 * shell)
@@ -150,9 +171,11 @@ class ShellDiT(nn.Module):
         words = self.words(states, ids, mask)
         weights = mask[:, :, None].to(words.dtype)
         pooled = (words * weights).sum(1) / weights.sum(1).clamp_min(1)
-        condition = functional.silu(
-            self.time(timestep_features(t, 256)) + self.style(styles) + self.summary(pooled)
-        )
+        given = self.time(timestep_features(t, 256)) + self.style(styles) + self.summary(pooled)
+        sketch = None if self.canvas is None else self.canvas.frozen(states, mask, styles)
+        if sketch is not None:
+            given = given + self.canvas_condition(sketch.hidden)
+        condition = functional.silu(given)
 
         pixels = functional.pixel_unshuffle(x, config.patch)
         shell = self.enter(pixels.to(memory_format=torch.channels_last))
@@ -160,6 +183,8 @@ class ShellDiT(nn.Module):
             shell = block(shell, condition)
         tokens = functional.pixel_unshuffle(shell, 2).flatten(2).transpose(1, 2)
         tokens = self.down(tokens) + self.position.to(shell.dtype)
+        if sketch is not None:
+            tokens = tokens + self.canvas_tokens(sketch.places)
 
         stream = torch.cat([words.to(tokens.dtype), tokens], dim=1)
         seen = torch.cat([mask, mask.new_ones(len(mask), tokens.shape[1])], dim=1)
@@ -177,4 +202,23 @@ class ShellDiT(nn.Module):
         # Linear, and with a share of the input that depends on the noise: through a non-linearity, copying 48
         # values a position would take most of the shell's channels.
         pixels = self.head(self.leave_norm(shell)) + self.keep(condition)[:, :, None, None] * pixels
-        return functional.pixel_shuffle(pixels, config.patch).float()
+        drawn = functional.pixel_shuffle(pixels, config.patch).float()
+        if sketch is None:
+            return drawn
+        share = self.canvas_share(condition).float()[:, :, None, None]
+        result: Tensor = drawn + share * self._picture(sketch.values)
+        return result
+
+    def draw_canvas(self, states: Tensor, mask: Tensor, styles: Tensor) -> Tensor:
+        """Return the canvas's own picture (B, 3, S, S) of a prompt; what its training compares.
+
+        Raises :class:`ValueError` for a network without one.
+        """
+        if self.canvas is None:
+            raise ValueError("this network has no canvas; set model.canvas_width")
+        return self._picture(self.canvas(states, mask, styles).values)
+
+    def _picture(self, values: Tensor) -> Tensor:
+        """Bring what the canvas says of each place (B, grid^2, values) to a picture (B, 3, S, S)."""
+        grid = values.float().transpose(1, 2).unflatten(2, (self.grid, self.grid))  # type: ignore[no-untyped-call]
+        return functional.pixel_shuffle(grid, 2 * self.config.patch)

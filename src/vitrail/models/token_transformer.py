@@ -8,6 +8,8 @@ from the rest. The condition stands before the codes in the same stream::
     [words | condition codes]          c_0 [?] ... c_(n-1)      masked: the output at [?] tells that code
 
 Words are refined as in :mod:`vitrail.models.shell_dit`, their mean and the style move and scale the norms.
+With ``canvas_width`` a sketch of the prompt as a whole (:mod:`vitrail.models.canvas`) is added to the places
+of the codes, to the condition and, by a share that each place decides, to the logits (masked models only).
 The prefix is read in both directions; only codes are causal. ``block = "gpt"`` is causal throughout, as
 taming-transformers' network, whose weights :func:`vitrail.models.token_readers.from_mingpt` renames.
 """
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrail.errors import InputError
+from vitrail.models.canvas import Canvas, Sketch
 from vitrail.models.layers import modulate
 from vitrail.models.shell_dit import WordRefiner
 from vitrail.models.token_blocks import Cache, TokenBlock
@@ -67,6 +70,7 @@ class TokenTransformer(nn.Module):
         width = config.width
         self.blocks = nn.ModuleList(TokenBlock(config) for _ in range(config.depth))
         modern = config.block == "modern"
+        self.canvas: Canvas | None = None
         if not modern:
             classes = config.styles if config.prefix == 1 else 0
             self.outputs = config.table or max(config.codes, config.prefix_codes, classes)
@@ -98,6 +102,22 @@ class TokenTransformer(nn.Module):
                 )
             )
             self.summary = nn.Linear(width, width)
+        if config.canvas_width:
+            self.canvas = Canvas(
+                config.text_width,
+                config.styles,
+                places=config.count,
+                width=config.canvas_width,
+                depth=config.canvas_depth,
+                channels=config.canvas_channels,
+                values=config.codes,
+            )
+            self.canvas_tokens = nn.Linear(config.canvas_channels, width)
+            self.canvas_condition = nn.Linear(config.canvas_width, width)
+            self.canvas_share = nn.Linear(width, 1)
+            for start in (self.canvas_tokens, self.canvas_condition, self.canvas_share):
+                nn.init.zeros_(start.weight)
+                nn.init.zeros_(start.bias)
         if config.prefix:
             self.prefix = nn.Embedding(config.prefix_codes or config.codes, width)
             self.prefix_position = nn.Parameter(torch.randn(1, config.prefix, width) * 0.02)
@@ -126,15 +146,33 @@ class TokenTransformer(nn.Module):
 
     def forward(self, codes: Tensor, conditions: Conditions) -> Tensor:
         causal = self.config.mode == "causal"
-        tokens, seen, modulation, final = self._prefix(conditions, len(codes), codes.device)
+        sketch = None if self.canvas is None else self.draw_canvas(conditions, frozen=True)
+        tokens, seen, modulation, final = self._prefix(conditions, len(codes), codes.device, sketch)
         before = tokens.shape[1]
-        inputs = codes[:, :-1] if causal else codes
-        tokens = torch.cat([tokens, self.embed(inputs, 0).to(tokens.dtype)], dim=1)
+        embedded = self.embed(codes[:, :-1] if causal else codes, 0)
+        if sketch is not None:
+            embedded = embedded + self.canvas_tokens(sketch.places)
+        tokens = torch.cat([tokens, embedded.to(tokens.dtype)], dim=1)
         blocked = self._blocked(seen, before, tokens.shape[1])
         for block in self.blocks:
             vectors = None if modulation is None else block.modulation(modulation)  # type: ignore[operator]
             tokens = block(tokens, blocked, vectors)
-        return self._logits(tokens[:, before - 1 if causal else before :], final)
+        return self._logits(tokens[:, before - 1 if causal else before :], final, sketch)
+
+    def draw_canvas(self, conditions: Conditions, frozen: bool = False) -> Sketch:
+        """Return the canvas's sketch of B prompts; its values are logits (B, n, K) of every code by itself.
+
+        Without a gradient if ``frozen``. Raises :class:`InputError` for conditions without text, and
+        :class:`ValueError` for a network without a canvas.
+        """
+        if self.canvas is None:
+            raise ValueError("this network has no canvas; set model.canvas_width")
+        states, mask, styles = conditions.states, conditions.mask, conditions.styles
+        if states is None or mask is None:
+            raise InputError("this model reads text; give the conditions states, mask and ids")
+        if styles is None:
+            styles = torch.zeros(len(states), dtype=torch.long, device=states.device)
+        return self.canvas.frozen(states, mask, styles) if frozen else self.canvas(states, mask, styles)
 
     def begin(
         self, past: Tensor, conditions: Conditions, capacity: int | None = None
@@ -193,7 +231,7 @@ class TokenTransformer(nn.Module):
         return result
 
     def _prefix(
-        self, conditions: Conditions, batch: int, device: torch.device
+        self, conditions: Conditions, batch: int, device: torch.device, sketch: Sketch | None = None
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """What stands before the codes (B, P, W), which of it is real (B, P), and the condition's vectors:
         those of the blocks (B, 6, W) and of the last norm (B, 2, W).
@@ -216,6 +254,8 @@ class TokenTransformer(nn.Module):
             weights = mask[:, :, None].to(words.dtype)
             condition = condition + self.summary((words * weights).sum(1) / weights.sum(1).clamp_min(1))
             parts, seen = [words], mask
+        if sketch is not None:
+            condition = condition + self.canvas_condition(sketch.hidden)
         if config.prefix:
             if conditions.prefix is None or conditions.prefix.shape[1] != config.prefix:
                 raise InputError(f"this model reads {config.prefix} codes of another picture; give them")
@@ -262,12 +302,14 @@ class TokenTransformer(nn.Module):
             future[:before, :before] = False
         return future if hidden is None else future | hidden
 
-    def _logits(self, tokens: Tensor, final: Tensor | None) -> Tensor:
+    def _logits(self, tokens: Tensor, final: Tensor | None, sketch: Sketch | None = None) -> Tensor:
         hidden = self.norm(tokens)
         if final is not None:
             shift, scale = final.to(hidden.dtype).unbind(1)
             hidden = modulate(hidden, shift, scale)
         result: Tensor = self.head(hidden).float()
+        if sketch is not None:
+            result = result + self.canvas_share(hidden).float() * sketch.values.float()
         return result
 
 

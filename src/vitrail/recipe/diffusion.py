@@ -47,6 +47,16 @@ class ShellDiTConfig(Section):
     styles: int = Field(
         default=7, ge=0, le=10_000, description="named styles; number 0 beside them means no style"
     )
+    canvas_width: int = Field(
+        default=0,
+        ge=0,
+        le=8192,
+        description="width of the canvas, which sees the prompt as a whole; 0 for none",
+    )
+    canvas_depth: int = Field(default=3, ge=0, le=16, description="residual blocks of the canvas")
+    canvas_channels: int = Field(
+        default=32, ge=1, le=1024, description="values that the canvas gives to each picture token"
+    )
 
     @model_validator(mode="after")
     def _divisible(self) -> ShellDiTConfig:
@@ -76,6 +86,11 @@ class FlowObjective(Section):
         default=0.0, ge=-5.0, le=5.0, description="mean of logit(t); above 0 trains more on noise"
     )
     logit_std: float = Field(default=1.0, gt=0.0, le=5.0, description="standard deviation of logit(t)")
+    trains: Literal["network", "canvas"] = Field(
+        default="network",
+        description="network: the denoiser, with its canvas fixed; canvas: the canvas alone, by mean square "
+        "error, which comes first",
+    )
     uniform_share: Share = Field(default=0.15, description="share of noise levels drawn evenly from [0, 1]")
     weight_clip: float = Field(
         default=10.0, ge=1.0, le=1e6, description="largest weight min(1/t^2, clip) of a picture"
@@ -111,6 +126,10 @@ class TextToImageRecipe(CommonRecipe):
         if self.data.size != self.model.image_size:
             raise ValueError(
                 f"data.size {self.data.size} must equal model.image_size {self.model.image_size}"
+            )
+        if self.objective.trains == "canvas" and not self.model.canvas_width:
+            raise ValueError(
+                'objective.trains "canvas" needs one: set model.canvas_width, for instance to 1024'
             )
         if self.data.buckets:
             raise ValueError(

@@ -49,6 +49,13 @@ class TokenTransformerConfig(Section):
     styles: int = Field(
         default=0, ge=0, le=100_000, description="named styles or classes; number 0 beside them means none"
     )
+    canvas_width: int = Field(
+        default=0, ge=0, le=8192, description="masked: width of the canvas over the whole prompt; 0 for none"
+    )
+    canvas_depth: int = Field(default=3, ge=0, le=16, description="residual blocks of the canvas")
+    canvas_channels: int = Field(
+        default=64, ge=1, le=1024, description="values that the canvas gives to each code"
+    )
     prefix: int = Field(
         default=0, ge=0, le=16_384, description="codes of another picture (or a class) that stand before"
     )
@@ -71,6 +78,8 @@ class TokenTransformerConfig(Section):
     def _fits(self) -> TokenTransformerConfig:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}")
+        if self.canvas_width and not (self.text and self.mode == "masked" and self.block == "modern"):
+            raise ValueError("a canvas is for masked models that read text; set canvas_width to 0")
         if self.block == "modern":
             if self.table or self.positions:
                 raise ValueError("table and positions are for block gpt; leave them out")
@@ -101,6 +110,10 @@ class TokenObjective(Section):
     """Cross-entropy of codes; see :mod:`vitrail.training.token_objectives`."""
 
     kind: Literal["codes"] = "codes"
+    trains: Literal["network", "canvas"] = Field(
+        default="network",
+        description="network: the transformer, with its canvas fixed; canvas: the canvas alone, first",
+    )
     label_smoothing: float = Field(
         default=0.1, ge=0.0, lt=1.0, description="share of the target spread over all codes"
     )
@@ -131,6 +144,8 @@ class PriorRecipe(CommonRecipe):
                 f"data.size {self.data.size} must be a multiple of model.rows {self.model.rows}, "
                 f"and model.columns {self.model.columns} the same as the rows: training pictures are square"
             )
+        if self.objective.trains == "canvas" and not self.model.canvas_width:
+            raise ValueError('objective.trains "canvas" needs one: set model.canvas_width, such as to 1024')
         if self.model.prefix:
             raise ValueError("model.prefix is for models that were trained elsewhere; set it to 0")
         return self

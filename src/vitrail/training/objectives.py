@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitrail.models.shell_dit import ShellDiT
 from vitrail.recipe import FlowObjective, UpsamplerObjective
 from vitrail.training.loop import LossOutput, Mean
 
@@ -16,8 +17,10 @@ __all__ = [
     "TextBatch",
     "TextEncoder",
     "TextStates",
+    "canvas_loss",
     "draw_levels",
     "flow_loss",
+    "held_out_canvas_loss",
     "held_out_flow_loss",
     "upsampler_loss",
 ]
@@ -107,6 +110,33 @@ def flow_loss(
     return loss
 
 
+def canvas_loss(
+    model: ShellDiT, encoder: TextEncoder, device: torch.device
+) -> Callable[[TextBatch, torch.Generator], LossOutput]:
+    """Mean square error of the canvas's picture (:mod:`vitrail.models.canvas`); nothing else is trained."""
+
+    def loss(batch: TextBatch, generator: torch.Generator) -> LossOutput:
+        errors = _canvas_errors(model, encoder, batch, device)
+        total = Mean(errors.detach().sum(), errors.new_tensor(len(errors)))
+        return LossOutput(errors.mean(), {"loss": total})
+
+    return loss
+
+
+def held_out_canvas_loss(
+    encoder: TextEncoder, batches: list[TextBatch], device: torch.device
+) -> Callable[[nn.Module], Mapping[str, float]]:
+    """Return a function of a network that measures the error of its canvas on fixed pictures."""
+
+    @torch.no_grad()
+    def measure(model: nn.Module) -> Mapping[str, float]:
+        assert isinstance(model, ShellDiT)
+        errors = torch.cat([_canvas_errors(model, encoder, batch, device) for batch in batches])
+        return {"held_out/canvas": float(errors.double().mean())}
+
+    return measure
+
+
 def held_out_flow_loss(
     encoder: TextEncoder, batches: list[TextBatch], device: torch.device, seed: int = 0
 ) -> Callable[[nn.Module | Callable[..., Tensor]], Mapping[str, float]]:
@@ -175,6 +205,14 @@ def upsampler_loss(
         return LossOutput(total.mean(), figures)
 
     return loss
+
+
+def _canvas_errors(model: ShellDiT, encoder: TextEncoder, batch: TextBatch, device: torch.device) -> Tensor:
+    """Mean square error of the canvas's picture, (B,) float32."""
+    with torch.no_grad():
+        text = encoder(list(batch.captions))
+    drawn = model.draw_canvas(text.states.to(device), text.mask.to(device), batch.styles.to(device))
+    return (drawn - batch.pixels.to(device, torch.float32)).square().mean(dim=(1, 2, 3))
 
 
 def _errors(

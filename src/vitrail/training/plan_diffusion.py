@@ -13,9 +13,16 @@ from torch import nn
 from vitrail.data.emoji_bank import STYLES
 from vitrail.errors import InputError
 from vitrail.models import registry
+from vitrail.models.shell_dit import ShellDiT
 from vitrail.recipe import OptimSection, TextToImageRecipe, UpsamplerRecipe
 from vitrail.training.loop import Phase
-from vitrail.training.objectives import flow_loss, held_out_flow_loss, upsampler_loss
+from vitrail.training.objectives import (
+    canvas_loss,
+    flow_loss,
+    held_out_canvas_loss,
+    held_out_flow_loss,
+    upsampler_loss,
+)
 from vitrail.training.optim import adamw, trainable
 from vitrail.training.plan import Measure, Plan, Setting
 from vitrail.training.sources import Data
@@ -44,12 +51,22 @@ def plan_text_to_image(setting: Setting[TextToImageRecipe]) -> Plan:
     if encoder is None:
         raise InputError("a text-to-image recipe needs a text encoder")
     model = registry.build(recipe.model.kind, recipe.model).to(device)
-    loss = flow_loss(called(model, recipe.optim), encoder, recipe.objective, device)
+    assert isinstance(model, ShellDiT)
+    canvas = recipe.objective.trains == "canvas"
+    if canvas:
+        loss = canvas_loss(model, encoder, device)
+    else:
+        if model.canvas is not None:
+            model.canvas.requires_grad_(False)
+        loss = flow_loss(called(model, recipe.optim), encoder, recipe.objective, device)
+    trained = trainable(model.canvas if canvas and model.canvas is not None else model)
 
     def measure(data: Data) -> Measure | None:
         if data.held_out is None:
             return None
         batches = list(data.held_out(recipe.run.held_out_images))
+        if canvas:
+            return held_out_canvas_loss(encoder, batches, device)
         return held_out_flow_loss(encoder, batches, device, recipe.run.seed)
 
     def files(data: Data | None) -> dict[str, str | bytes | Path]:
@@ -59,8 +76,8 @@ def plan_text_to_image(setting: Setting[TextToImageRecipe]) -> Plan:
 
     return Plan(
         modules={"model": model},
-        optimizers={"model": adamw(trainable(model), recipe.optim)},
-        phases=lambda data: [Phase("model", trainable(model), loss)],
+        optimizers={"model": adamw(trained, recipe.optim)},
+        phases=lambda data: [Phase("model", trained, loss)],
         measure=measure,
         files=files,
     )

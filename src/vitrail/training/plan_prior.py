@@ -25,7 +25,13 @@ from vitrail.training.optim import adamw, trainable
 from vitrail.training.plan import Measure, Plan, Setting
 from vitrail.training.plan_diffusion import called, style_names
 from vitrail.training.sources import Data
-from vitrail.training.token_objectives import held_out_likelihood, read_conditions, token_loss
+from vitrail.training.token_objectives import (
+    held_out_canvas_likelihood,
+    held_out_likelihood,
+    read_conditions,
+    token_canvas_loss,
+    token_loss,
+)
 
 __all__ = ["load_tokenizer", "plan_prior"]
 
@@ -76,12 +82,21 @@ def plan_prior(setting: Setting[PriorRecipe]) -> Plan:
         )
     model = registry.build(config.kind, config).to(device)
     assert isinstance(model, TokenTransformer)
-    loss = token_loss(called(model, recipe.optim), model, tokenizer, encoder, recipe.objective, device)
+    canvas = model.canvas if recipe.objective.trains == "canvas" else None
+    if canvas is not None:
+        loss = token_canvas_loss(model, tokenizer, encoder, device)
+    else:
+        if model.canvas is not None:
+            model.canvas.requires_grad_(False)
+        loss = token_loss(called(model, recipe.optim), model, tokenizer, encoder, recipe.objective, device)
+    trained = trainable(model if canvas is None else canvas)
 
     def measure(data: Data) -> Measure | None:
         if data.held_out is None:
             return None
         batches = list(data.held_out(recipe.run.held_out_images))
+        if canvas is not None:
+            return held_out_canvas_likelihood(model, tokenizer, encoder, batches, device)
         return held_out_likelihood(
             model, tokenizer, encoder, batches, device, recipe.run.seed, recipe.optim.precision
         )
@@ -105,8 +120,8 @@ def plan_prior(setting: Setting[PriorRecipe]) -> Plan:
 
     return Plan(
         modules={"model": model},
-        optimizers={"model": adamw(trainable(model), recipe.optim)},
-        phases=lambda data: [Phase("model", trainable(model), loss)],
+        optimizers={"model": adamw(trained, recipe.optim)},
+        phases=lambda data: [Phase("model", trained, loss)],
         measure=measure,
         pictures=pictures,
         shown={"nats": "nats"},

@@ -18,7 +18,16 @@ from vitrail.runtime import Precision, autocast
 from vitrail.training.loop import LossOutput, Mean
 from vitrail.training.objectives import TextBatch, TextEncoder
 
-__all__ = ["Tokenizer", "draw_masks", "held_out_likelihood", "read_conditions", "token_loss", "tokenize"]
+__all__ = [
+    "Tokenizer",
+    "draw_masks",
+    "held_out_canvas_likelihood",
+    "held_out_likelihood",
+    "read_conditions",
+    "token_canvas_loss",
+    "token_loss",
+    "tokenize",
+]
 
 #: Strata of the share of unknown codes in which a masked model is measured.
 STRATA = 4
@@ -112,6 +121,41 @@ def token_loss(
         return _output(logits, codes, asked, settings.label_smoothing)
 
     return loss
+
+
+def token_canvas_loss(
+    network: TokenTransformer, tokenizer: Tokenizer, encoder: TextEncoder | None, device: torch.device
+) -> Callable[[TextBatch, torch.Generator], LossOutput]:
+    """Cross-entropy of every code by itself, as the canvas tells it from the prompt alone."""
+
+    def loss(batch: TextBatch, generator: torch.Generator) -> LossOutput:
+        codes = tokenize(tokenizer, batch.pixels.to(device, torch.float32, non_blocking=True))
+        told = read_conditions(network, encoder, list(batch.captions), batch.styles, device)
+        return _output(network.draw_canvas(told).values.float(), codes, None, 0.0)
+
+    return loss
+
+
+def held_out_canvas_likelihood(
+    network: TokenTransformer,
+    tokenizer: Tokenizer,
+    encoder: TextEncoder | None,
+    batches: Sequence[TextBatch],
+    device: torch.device,
+) -> Callable[[nn.Module], Mapping[str, float]]:
+    """Return a function of a network that measures its canvas on fixed pictures: "held_out/nats" a code."""
+
+    @torch.no_grad()
+    def measure(model: nn.Module) -> Mapping[str, float]:
+        assert isinstance(model, TokenTransformer)
+        nats = []
+        for batch in batches:
+            codes = tokenize(tokenizer, batch.pixels.to(device, torch.float32))
+            told = read_conditions(network, encoder, list(batch.captions), batch.styles, device)
+            nats.append(_nats(model.draw_canvas(told).values.float(), codes).double().mean(1))
+        return {"held_out/nats": float(torch.cat(nats).mean())}
+
+    return measure
 
 
 def held_out_likelihood(
