@@ -156,6 +156,18 @@ def test_a_stage_that_was_stopped_ends_the_command() -> None:
 def test_the_shipped_staged_recipe_is_whole() -> None:
     path = ROOT / "recipes" / "staged" / "emoji-tokens.toml"
     stages = plan_stages(path, "runs/x")
-    assert [recipe.kind for _, recipe in stages] == ["autoencoder", "autoencoder", "token_prior"]
-    assert len(load_staged(path).stages) == 3
+    assert [recipe.kind for _, recipe in stages] == [
+        "autoencoder",
+        "autoencoder",
+        "token_prior",
+        "token_prior",
+    ]
+    assert len(load_staged(path).stages) == 4
     assert stages[1][1].model == stages[0][1].model  # what is warm started fits
+    assert stages[3][1].model == stages[2][1].model
+
+
+def test_the_recipe_of_the_shipped_model_begins_with_its_canvas() -> None:
+    (_, canvas), (_, denoiser) = plan_stages(ROOT / "recipes" / "staged" / "default.toml", "runs/x")
+    assert canvas.model == denoiser.model
+    assert (canvas.objective.trains, denoiser.objective.trains) == ("canvas", "network")
