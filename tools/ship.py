@@ -46,7 +46,7 @@ LICENCE = "Apache-2.0 (weights); artwork: Apache-2.0, MIT and CC-BY-4.0, see ATT
 
 
 def stored(name: str, tensor: torch.Tensor) -> Any:
-    """Eight bits a weight, with a scale a row; sixteen where pixels enter and leave, and where rows are few."""
+    """Eight bits a weight, with a scale a row; sixteen where pixels enter and leave."""
     exact = name.startswith(("enter.", "head.", "keep.", "join.", "position", "style.", "code."))
     return "float16" if exact or tensor.ndim < 2 else "int8"
 

@@ -140,8 +140,11 @@ no room left for {place}: {free#} free; free some space or choose another disk
     空间不足，无法写入 {place}：剩余 {free} 字节；请清理空间或换一个磁盘
 out of memory; use fewer pictures at once (--n) or a smaller size
     内存不足；请减少每次生成的张数（--n）或缩小尺寸
-not enough memory for this picture; ask for a smaller size, or use --device cpu
-    内存不足，无法生成此图片；请缩小尺寸，或使用 --device cpu
+not enough memory for this picture; ask for a smaller size, use --tile, or --device cpu
+    内存不足，无法生成此图片；请缩小尺寸，使用 --tile，或使用 --device cpu
+not enough memory for this picture ({size} more were needed); ask for a smaller size, use --tile, or \
+--device cpu
+    内存不足，无法生成此图片（还需要 {size}）；请缩小尺寸，使用 --tile，或使用 --device cpu
 nothing to train: give a recipe file, or --data with a folder of pictures
     没有可训练的内容：请给出配方文件，或用 --data 给出图片文件夹
 the folder {place} does not exist; give a folder of pictures
@@ -199,6 +202,60 @@ the mask has no white pixel: nothing is to be painted; paint white what is to go
     蒙版中没有白色像素，没有要重画的内容；请把要重画的部分涂成白色
 the request has nothing to paint: give a mask, or expand for an edge
     没有要画的内容：请给出蒙版（--mask），或用 --expand 扩画
+the axes are missing; write for instance: {example}
+    缺少坐标轴；例如：{example}
+axis {text} cannot be read; write a setting and its values: {example}
+    无法读取坐标轴 {text}；写法为 设置=取值,取值：{example}
+axis {name} is not a setting; use one of {all}
+    没有设置 {name}；可选：{all}
+axis {text} has an empty value; write for instance {example}
+    坐标轴 {text} 中有空的取值；例如 {example}
+x and y are both {name}; give each axis a setting of its own
+    x 与 y 都是 {name}；请给两个轴各指定一个设置
+a grid of {n#} pictures is too large; allowed are {most#}
+    {n} 张图片的表格过大；最多 {most} 张
+prompts-file {file} cannot be read: {reason}
+    无法读取提示词文件 {file}：{reason}
+{file} holds no prompt; write one on each line
+    {file} 中没有提示词；请每行写一个
+prompts-file brings the prompts; leave out the prompt and --from-record
+    提示词由文件给出；请去掉提示词和 --from-record
+the mask is black everywhere, so nothing may change; paint white what may
+    蒙版全黑，没有可改动的部分；请把可改动处涂成白色
+the mask is all black, so there is nothing to repair; paint white what is to go
+    蒙版全黑，没有要修复的内容；请把要去掉的部分涂成白色
+the mask leaves no pixel of the picture to go by; leave some of it black
+    蒙版没有留下任何可参考的像素；请保留一部分黑色
+model {name} is not on this machine yet; run: {command}
+    本机还没有模型 {name}；请运行：{command}
+model {name} is of kind {kind}; one that repairs photographs is a migan ({command})
+    模型 {name} 的类型是 {kind}；修复照片需要 migan（{command}）
+model {name} is of kind {kind}; one that enlarges photographs is a rrdb ({command})
+    模型 {name} 的类型是 {kind}；放大照片需要 rrdb（{command}）
+model {name} is here already: {place}; --overwrite fetches it again
+    模型 {name} 已存在：{place}；用 --overwrite 重新获取
+model {name} came with vitrail and is not removed
+    模型 {name} 随 vitrail 附带，不会删除
+the catalogue has no model {name}; did you mean {near}?
+    目录中没有模型 {name}；您是指 {near}？
+the catalogue has no model {name}; see {help}
+    目录中没有模型 {name}；参见 {help}
+the hub cannot be reached for {file}: {reason}; check the network
+    无法连接模型站点获取 {file}：{reason}；请检查网络
+the hub cannot be reached for {file}: {reason}; {n#} bytes are kept, run it again to go on
+    无法连接模型站点获取 {file}：{reason}；已保留 {n} 字节，重新运行即可继续
+{file} ended after {n#} of {all#} bytes; they are kept, run it again to go on
+    {file} 在 {all} 字节中的第 {n} 字节处中断；已保留，重新运行即可继续
+{name} is not for model {model}, which draws pixels; leave it out
+    {name} 不适用于直接画像素的模型 {model}；请去掉
+{name} is not for model {model}, which draws codes; leave it out
+    {name} 不适用于编码模型 {model}；请去掉
+control {text} cannot be read; write for instance {example}
+    无法读取 control {text}；例如 {example}
+model {name} draws codes; this needs a diffusion model, such as --model default
+    模型 {name} 是编码模型；这里需要扩散模型，例如 --model default
+schedule {name} is not for model {model}; use one of {all}
+    噪声调度 {name} 不适用于模型 {model}；可用：{all}
 a walk needs two stops or more; write for instance: {example}
     至少需要两站；例如：{example}
 the picture to write is given twice; leave out --output

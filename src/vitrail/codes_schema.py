@@ -6,10 +6,12 @@ Built as those of :mod:`vitrail.schema`, which joins them to its union. A pictur
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, Strict, StringConstraints, model_validator
 
+from vitrail.diffusion_fields import Addons, GuidanceFields, SamplingFields
 from vitrail.request_fields import (
     MAX_PROMPT,
     MAX_SEED,
@@ -25,6 +27,7 @@ from vitrail.request_fields import (
     new_seed,
     zh,
 )
+from vitrail.sampling_fields import SamplingDefaults
 from vitrail.validation import parse
 
 __all__ = [
@@ -164,11 +167,11 @@ class _Drawn(Model):
             raise ValueError(f"cannot be served: seed {self.seed} + {self.n - 1} is above {MAX_SEED}")
         return self
 
-    def filled(self, defaults: TokenDefaults) -> dict[str, object]:
+    def filled(self, defaults: TokenDefaults, more: Mapping[str, object] | None = None) -> dict[str, object]:
         """The settings with nothing left open; the seed is drawn if there is none."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
         given = {name: value for name, value in given.items() if value is not None}
-        return {"seed": new_seed()} | defaults.model_dump() | given
+        return {"seed": new_seed()} | defaults.model_dump() | dict(more or {}) | given
 
 
 class VaryRequest(_Drawn):
@@ -177,8 +180,8 @@ class VaryRequest(_Drawn):
     kind: Literal["vary"] = "vary"
     picture: FileRef = _picture()
     amount: Unit = _said(
-        "Share of the codes that is drawn again.",
-        "重新生成的编码比例。",
+        "How far to go from the picture: the share of its codes, or of its noise, that is drawn again.",
+        "与原图的差异程度：重新生成的编码或噪声的比例。",
         default=0.3,
     )
 
@@ -208,8 +211,11 @@ class Margins(Model):
         return bool(self.left or self.right or self.top or self.bottom)
 
 
-class InpaintRequest(_Drawn):
-    """Paint a masked part of a picture anew, or paint beyond its edges."""
+class InpaintRequest(Addons, GuidanceFields, _Drawn):
+    """Paint a masked part of a picture anew, or paint beyond its edges.
+
+    The model's kind decides how: one that draws codes, or a diffusion model.
+    """
 
     kind: Literal["inpaint"] = "inpaint"
     picture: FileRef = _picture()
@@ -226,6 +232,38 @@ class InpaintRequest(_Drawn):
         "新旧内容之间柔和过渡的宽度（像素）。",
         default=4,
     )
+    negative_prompt: Prompt = _said(
+        "What the picture should not show; diffusion models.", "不希望出现的内容（扩散模型）。", default=""
+    )
+    strength: Unit = _said(
+        "How much of what is under the mask may change, 1 for all; grey parts of the mask change less. "
+        "Diffusion models.",
+        "蒙版下的内容可以改动的程度，1 为全部；蒙版灰色处按比例减少。扩散模型。",
+        default=1.0,
+    )
+    content: Literal["original", "fill", "noise"] = _said(
+        "What the walk under the mask begins with, at a strength below 1: the picture, its surroundings' "
+        "colours, or noise. Diffusion models.",
+        "强度低于 1 时蒙版下的起点：原图、周围的颜色或噪声。扩散模型。",
+        default="original",
+    )
+    repeats: Annotated[int, Strict(), Field(ge=1, le=20)] | None = _said(
+        "How often each step is walked, so that what is made fits what is known. Default: 1, or 4 with "
+        "models that draw pixels. Diffusion models.",
+        "每一步重复的次数，使新内容与保留部分更协调。默认 1，像素模型默认 4。扩散模型。",
+        default=None,
+    )
+    only_masked: bool = _said(
+        "Work on the masked area alone, at the model's full size; for small parts of large pictures. "
+        "Diffusion models.",
+        "只按模型的完整尺寸处理蒙版区域，适合大图中的小块。扩散模型。",
+        default=False,
+    )
+    padding: Annotated[int, Strict(), Field(ge=0, le=1024)] = _said(
+        "Pixels around the masked area that are shown to the model with it.",
+        "只处理蒙版区域时，一并交给模型的周围像素数。",
+        default=32,
+    )
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
@@ -233,9 +271,12 @@ class InpaintRequest(_Drawn):
             raise ValueError("has nothing to paint: give a mask, or expand for an edge")
         return self
 
-    def resolve(self, defaults: TokenDefaults) -> ResolvedInpaint:
-        """Fill every open setting from ``defaults``."""
-        return parse(ResolvedInpaint, self.filled(defaults))
+    def resolve(self, defaults: TokenDefaults | SamplingDefaults) -> ResolvedInpaint:
+        """Fill every open setting from ``defaults``, a token model's or a diffusion model's."""
+        if isinstance(defaults, TokenDefaults):
+            return parse(ResolvedInpaint, self.filled(defaults))
+        own = {name: getattr(defaults, name) for name in SamplingFields.model_fields}
+        return parse(ResolvedInpaint, self.filled(TokenDefaults(temperature=1.0), own))
 
 
 class ResolvedInpaint(InpaintRequest):

@@ -13,13 +13,15 @@ import pytest
 
 from vitrail import schema
 from vitrail.cli import COMMANDS, PAGE, main
-from vitrail.commands import data, generate, models, train
+from vitrail.commands import data, edit, generate, grid, models, repair, train, upscale
 from vitrail.commands.language import from_environment, take_language
 from vitrail.commands.options import Flag
 from vitrail.errors import InputError
 
 FORMS: list[Any] = [
     generate.Options,
+    grid.Options,
+    edit.Options,
     train.Options,
     data.BuildEmojiOptions,
     data.BuildFashionOptions,
@@ -27,10 +29,16 @@ FORMS: list[Any] = [
     data.InspectOptions,
     models.ListOptions,
     models.ShowOptions,
+    models.PullOptions,
+    models.RemoveOptions,
+    repair.Options,
+    upscale.Options,
 ]
 PAGES = [
     [],
     ["generate"],
+    ["grid"],
+    ["edit"],
     ["train"],
     ["data"],
     ["data", "build"],
@@ -41,6 +49,10 @@ PAGES = [
     ["models"],
     ["models", "list"],
     ["models", "show"],
+    ["models", "pull"],
+    ["models", "remove"],
+    ["repair"],
+    ["upscale"],
     ["doctor"],
 ]
 
@@ -118,7 +130,8 @@ def test_the_environment_switches_the_page() -> None:
 def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     page = printed(capsys, "--help", "--lang", "en")
     assert list(COMMANDS) == [
-        *("generate", "train", "data", "evaluate", "models", "reconstruct", "vary", "inpaint", "walk"),
+        *("generate", "grid", "edit", "train", "data", "evaluate", "models", "reconstruct", "vary"),
+        *("inpaint", "repair", "upscale", "walk"),
         *("compress", "decompress", "encode", "decode", "codebook", "doctor"),
     ]
     for name, about in COMMANDS.items():
@@ -168,7 +181,22 @@ def test_the_surface_of_generate_is_frozen() -> None:
         "noise",
         "width",
         "height",
+        "subseed",
+        "subseed_strength",
+        "hires_scale",
+        "hires_strength",
+        "hires_steps",
+        "hires_upscaler",
+        "tile",
+        "seamless",
+        "panorama",
+        "lora",
+        "control",
+        "vae",
+        "embedding",
+        "clip_skip",
         "model",
+        "prompts_file",
         "output",
         "format",
         "from_record",

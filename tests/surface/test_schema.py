@@ -76,6 +76,13 @@ def test_the_surface_is_frozen() -> None:
         ("sampler", None, None, None),
         ("schedule", None, None, None),
         ("shift", None, 0.1, 20.0),
+        ("lora", (), None, None),
+        ("control", (), None, None),
+        ("vae", None, None, None),
+        ("embedding", (), None, None),
+        ("clip_skip", None, 1, 12),
+        ("tile", False, None, None),
+        ("seamless", "none", None, None),
         ("temperature", None, 0.0, 10.0),
         ("top_k", None, 0, 2**20),
         ("top_p", None, 0.001, 1.0),
@@ -85,6 +92,13 @@ def test_the_surface_is_frozen() -> None:
         ("noise", None, None, None),
         ("width", None, 16, 4096),
         ("height", None, 16, 4096),
+        ("subseed", None, 0, MAX_SEED),
+        ("subseed_strength", 0.0, 0.0, 1.0),
+        ("hires_scale", 1.0, 1.0, 4.0),
+        ("hires_strength", 0.5, 0.0, 1.0),
+        ("hires_steps", None, 1, 200),
+        ("hires_upscaler", None, None, None),
+        ("panorama", False, None, None),
         ("model", "default", None, None),
     ]
     assert get_args(SamplerName) == tuple(SAMPLER_LABELS)
@@ -256,8 +270,10 @@ def test_resolve_fills_what_is_open_and_keeps_what_is_given() -> None:
     resolved = request(steps=5, width=80).resolve(defaults, seed=42)
     assert (resolved.steps, resolved.cfg_scale, resolved.sampler) == (5, 3.5, "heun")
     assert (resolved.width, resolved.height, resolved.seed) == (80, 96, 42)
-    # Open on purpose: no style, no truncation, the distribution of noise that the model was trained with.
-    assert None not in resolved.model_dump(exclude={"style", "truncation", "noise"}).values()
+    # Open on purpose: no style, no truncation, the distribution of noise that the model was trained with,
+    # nothing added to the model, no variation.
+    neutral = {"style", "truncation", "noise", "vae", "clip_skip", "subseed", "hires_steps", "hires_upscaler"}
+    assert None not in resolved.model_dump(exclude=neutral).values()
     assert request(seed=0).resolve(defaults, seed=42).seed == 0
     seeds = {request().resolve(defaults).seed for _ in range(20)}
     assert len(seeds) == 20

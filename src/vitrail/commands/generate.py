@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vitrail import schema
+from vitrail.commands.diffusion_options import settings_of
 from vitrail.commands.language import Language, Text
 from vitrail.commands.options import Flag, parse, whole
 from vitrail.commands.screen import Screen
 from vitrail.errors import InputError
+from vitrail.files import shown
 from vitrail.schema import ImageRecord
 
 if TYPE_CHECKING:
@@ -31,17 +34,7 @@ FORMATS = ("png", "jpeg", "webp")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 _HELP = {row.name: row for row in schema.describe(schema.TextToImageRequest)}
-_WHOLE = ("n", "seed", "steps", "top_k", "width", "height")
-_REAL = (
-    "cfg_scale",
-    "cfg_rescale",
-    "shift",
-    "temperature",
-    "top_p",
-    "choice_temperature",
-    "truncation",
-    "noise_strength",
-)
+MAX_PROMPTS = 10_000
 
 
 def _setting(name: str, metavar: str | None = None, **more: Any) -> Flag:
@@ -80,7 +73,31 @@ class Options:
     noise: Annotated[str | None, _setting("noise", "NAME")] = None
     width: Annotated[str | None, _setting("width", "INT")] = None
     height: Annotated[str | None, _setting("height", "INT")] = None
+    subseed: Annotated[str | None, _setting("subseed", "INT")] = None
+    subseed_strength: Annotated[str | None, _setting("subseed_strength", "FLOAT")] = None
+    hires_scale: Annotated[str | None, _setting("hires_scale", "FLOAT")] = None
+    hires_strength: Annotated[str | None, _setting("hires_strength", "FLOAT")] = None
+    hires_steps: Annotated[str | None, _setting("hires_steps", "INT")] = None
+    hires_upscaler: Annotated[str | None, _setting("hires_upscaler", "NAME")] = None
+    tile: Annotated[bool, _setting("tile")] = False
+    seamless: Annotated[str | None, _setting("seamless", "AXES")] = None
+    panorama: Annotated[bool, _setting("panorama")] = False
+    lora: Annotated[tuple[str, ...], _setting("lora", "NAME:WEIGHT")] = ()
+    control: Annotated[tuple[str, ...], _setting("control", "NAME=PICTURE")] = ()
+    vae: Annotated[str | None, _setting("vae", "NAME")] = None
+    embedding: Annotated[tuple[str, ...], _setting("embedding", "NAME")] = ()
+    clip_skip: Annotated[str | None, _setting("clip_skip", "INT")] = None
     model: Annotated[str | None, _setting("model", "NAME")] = None
+    prompts_file: Annotated[
+        str | None,
+        Flag(
+            Text(
+                "Text file with a prompt, or settings as JSON, on each line; other flags go for all.",
+                "文本文件，每行一个提示词，或一行 JSON 设置；其他选项对各行都有效。",
+            ),
+            "FILE",
+        ),
+    ] = None
     output: Annotated[
         str | None,
         Flag(
@@ -141,11 +158,16 @@ def run(arguments: Sequence[str], language: Language) -> int:
     preview_every = 0
     if options.preview_every is not None:
         preview_every = whole("preview-every", options.preview_every, 1, 200)
-    settings = _settings(options)
-    if options.from_record is None:
+    settings = settings_of(options, schema.TextToImageRequest)
+    requests: list[Any] = []
+    if options.prompts_file is not None:
+        if options.from_record is not None or "prompt" in settings:
+            raise InputError("prompts-file brings the prompts; leave out the prompt and --from-record")
+        requests = _listed(options.prompts_file, settings)
+    elif options.from_record is None:
         if "prompt" not in settings:
             raise InputError('the prompt is missing; write for instance: vitrail generate "a red car"')
-        request = schema.parse(schema.TextToImageRequest, settings)
+        requests = [schema.parse(schema.TextToImageRequest, settings)]
 
     # From here on torch is needed; what could be refused without it has been refused.
     from vitrail.serving.engine import Engine
@@ -155,38 +177,46 @@ def run(arguments: Sequence[str], language: Language) -> int:
     before: ImageRecord | None = None
     if options.from_record is not None:
         before, request, precision = _again(options.from_record, settings, precision)
+        requests = [request]
     with Engine(options.device, precision) as engine:
-        job = engine.submit(request, destination, preview_every=preview_every)
-        _follow(engine, job, before, language, quiet=options.quiet)
+        for number, request in enumerate(requests, start=1):
+            place = destination
+            if len(requests) > 1 and destination.name is not None:
+                name = Path(destination.name)
+                place = replace(destination, name=f"{name.stem}-{number}{name.suffix}")
+            job = engine.submit(request, place, preview_every=preview_every)
+            _follow(engine, job, before, language, quiet=options.quiet)
     return 0
 
 
-def _settings(options: Options) -> dict[str, Any]:
-    """Return the request's settings that were given, numbers as numbers where they are some."""
-    given = {name: getattr(options, name) for name in _HELP}
-    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    for names, kind in ((_WHOLE, _whole), (_REAL, _real)):
-        settings |= {name: kind(settings[name]) for name in names if name in settings}
-    if "guidance_interval" in settings:
-        settings["guidance_interval"] = [
-            _real(part) for part in re.split(r"[\s,]+", settings["guidance_interval"])
-        ]
-    return settings
+def _listed(path: str, settings: dict[str, Any]) -> list[schema.TextToImageRequest]:
+    """Return the requests of a file of prompts; lines that are empty or begin with # are left out.
 
-
-def _whole(text: str) -> int | str:
-    """Return the whole number ``text``, or ``text`` itself for the schema to refuse with its limits."""
+    Raises :class:`InputError` that names the line that cannot be used, before anything is made.
+    """
     try:
-        return int(text)
-    except ValueError:  # not a number, or one of more than 4300 digits
-        return text
-
-
-def _real(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+        text = Path(path).read_bytes()[: 1 << 24].decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{shown(path)} is not UTF-8 text; save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a file name"
+        raise InputError(f"prompts-file {shown(path)} cannot be read: {reason}") from error
+    requests: list[schema.TextToImageRequest] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.strip()
+        if not words or words.startswith("#"):
+            continue
+        if len(requests) >= MAX_PROMPTS:
+            raise InputError(f"{shown(path)} has more than {MAX_PROMPTS} prompts; split it")
+        try:
+            own = json.loads(words) if words.startswith("{") else {"prompt": words}
+            requests.append(schema.parse(schema.TextToImageRequest, settings | own))
+        except (ValueError, RecursionError) as error:  # InputError too
+            reason = str(error) if isinstance(error, InputError) else "it is not valid JSON"
+            raise InputError(f"{shown(path)}, line {number}: {reason}") from error
+    if not requests:
+        raise InputError(f"{shown(path)} holds no prompt; write one on each line")
+    return requests
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> Any:
@@ -204,10 +234,9 @@ def _again(picture: str, changes: dict[str, Any], precision: Any) -> tuple[Image
         raise InputError(f"{picture} holds no record of vitrail's; give a picture that vitrail generate made")
     request = record.again()
     if "model" not in changes:
-        from vitrail.store.artifacts import find_recorded
+        from vitrail.tasks.opening import find_recorded
 
-        model = find_recorded(request.model, record.model_name, record.model_sha256)
-        request = request.model_copy(update={"model": model})
+        request = request.model_copy(update={"model": find_recorded(record)})
     if changes:
         request = schema.parse(schema.ResolvedTextToImage, request.model_dump() | changes)
     if precision == "auto" and record.precision in PRECISIONS:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from vitrail import schema
-from vitrail.codes_schema import InpaintRequest
+from vitrail.codes_schema import TOKEN_MODEL, InpaintRequest
+from vitrail.commands.diffusion_options import SamplingOptions, settings_of
 from vitrail.commands.language import Language, Text
 from vitrail.commands.options import Flag, parse
-from vitrail.commands.token_options import DrawOptions, read_file, run_requests, setting, settings_of
+from vitrail.commands.token_options import DrawOptions, read_file, run_requests, setting
 from vitrail.errors import InputError
 from vitrail.files import shown
 
@@ -18,17 +19,19 @@ __all__ = ["Options", "run"]
 
 ABOUT = Text(
     "Paint a masked part of a picture anew, or beyond its edges, for instance: "
-    'vitrail inpaint room.png --mask mask.png --prompt "a red chair", or: '
-    "vitrail inpaint room.png --expand left=64",
+    'vitrail inpaint room.png --mask mask.png --prompt "a red chair", '
+    "vitrail inpaint room.png --expand left=64, or with a diffusion model: "
+    'vitrail inpaint cat.png --mask mask.png --prompt "a red hat" --model default',
     '重画图片中蒙版的部分，或向外扩画，例如：vitrail inpaint room.png --mask mask.png --prompt "红色椅子"，'
-    "或：vitrail inpaint room.png --expand left=64",
+    "vitrail inpaint room.png --expand left=64，或用扩散模型："
+    'vitrail inpaint cat.png --mask mask.png --prompt "红色帽子" --model default',
 )
 EXAMPLE = "vitrail inpaint room.png --mask mask.png"
 SIDES = ("left", "right", "top", "bottom")
 
 
 @dataclass(frozen=True)
-class Options(DrawOptions):
+class Options(SamplingOptions, DrawOptions):
     """The flags of ``vitrail inpaint``; those of the request are text until the schema has read them."""
 
     picture: Annotated[
@@ -46,6 +49,22 @@ class Options(DrawOptions):
         ),
     ] = None
     feather: Annotated[str | None, setting(InpaintRequest, "feather", "INT")] = None
+    negative_prompt: Annotated[str | None, setting(InpaintRequest, "negative_prompt", "TEXT")] = None
+    strength: Annotated[str | None, setting(InpaintRequest, "strength", "FLOAT")] = None
+    content: Annotated[str | None, setting(InpaintRequest, "content", "NAME")] = None
+    repeats: Annotated[str | None, setting(InpaintRequest, "repeats", "INT")] = None
+    only_masked: Annotated[bool, setting(InpaintRequest, "only_masked")] = False
+    padding: Annotated[str | None, setting(InpaintRequest, "padding", "INT")] = None
+    model: Annotated[
+        str,
+        Flag(
+            Text(
+                "Name or folder of a model that draws codes, or of a diffusion model such as default.",
+                "编码模型或扩散模型（如 default）的名称或文件夹。",
+            ),
+            "NAME",
+        ),
+    ] = TOKEN_MODEL
 
 
 def run(arguments: Sequence[str], language: Language) -> int:

@@ -13,12 +13,14 @@ from vitrail.commands.options import Flag, parse, pick
 from vitrail.errors import InputError, VitrailError
 from vitrail.files import shown
 
-__all__ = ["ConvertOptions", "ListOptions", "ShowOptions", "run"]
+__all__ = ["ConvertOptions", "ListOptions", "PullOptions", "RemoveOptions", "ShowOptions", "run"]
 
 ABOUT = Text("Models on this machine.", "本机的模型。")
 COMMANDS = {
     "list": Text("list the shipped model and those in the models folder", "列出自带模型与模型目录中的模型"),
     "show": Text("show what a model says of itself, and check its files", "显示某个模型的信息，并校验文件"),
+    "pull": Text("fetch a model of the catalogue", "获取目录中的模型"),
+    "remove": Text("remove a model from the models folder", "从模型目录中删除模型"),
     "convert": Text(
         "make a model folder of a checkpoint of taming-transformers, latent-diffusion or diffusers",
         "把 taming-transformers、latent-diffusion 或 diffusers 的检查点转换为模型文件夹",
@@ -28,7 +30,50 @@ COMMANDS = {
 
 @dataclass(frozen=True)
 class ListOptions:
-    """No flags but ``--help``."""
+    """The flags of ``vitrail models list``."""
+
+    available: Annotated[
+        bool,
+        Flag(
+            Text(
+                "List the catalogue instead: what can be fetched, with size and licence.",
+                "改为列出可获取的模型目录，含大小与许可证。",
+            )
+        ),
+    ] = False
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """The flags of ``vitrail models pull``."""
+
+    names: Annotated[
+        tuple[str, ...],
+        Flag(
+            Text(
+                "Names of the models; see vitrail models list --available.",
+                "模型名称；见 vitrail models list --available。",
+            ),
+            "NAME",
+            positional=True,
+        ),
+    ] = ()
+    overwrite: Annotated[
+        bool, Flag(Text("Fetch a model again that is here already.", "已有该模型时重新获取。"))
+    ] = False
+    quiet: Annotated[bool, Flag(Text("Print nothing but the places.", "只输出存放位置。"), short="-q")] = (
+        False
+    )
+
+
+@dataclass(frozen=True)
+class RemoveOptions:
+    """The flags of ``vitrail models remove``."""
+
+    names: Annotated[
+        tuple[str, ...],
+        Flag(Text("Names of the models to remove.", "要删除的模型名称。"), "NAME", positional=True),
+    ] = ()
 
 
 @dataclass(frozen=True)
@@ -89,11 +134,20 @@ class ConvertOptions:
 
 
 def run(arguments: Sequence[str], language: Language) -> int:
-    """Run ``list``, ``show`` or ``convert`` and return 0."""
+    """Run one of :data:`COMMANDS` and return 0."""
     name, rest = pick(arguments, COMMANDS, command="models", about=ABOUT, language=language)
     if name == "list":
-        parse(ListOptions, rest, command="models list", about=COMMANDS["list"], language=language)
-        return _list()
+        wanted = parse(ListOptions, rest, command="models list", about=COMMANDS["list"], language=language)
+        return _catalogue(language) if wanted.available else _list()
+    if name == "pull":
+        return _pull(
+            parse(PullOptions, rest, command="models pull", about=COMMANDS["pull"], language=language),
+            language,
+        )
+    if name == "remove":
+        return _remove(
+            parse(RemoveOptions, rest, command="models remove", about=COMMANDS["remove"], language=language)
+        )
     if name == "convert":
         return _convert(
             parse(
@@ -106,6 +160,7 @@ def run(arguments: Sequence[str], language: Language) -> int:
 
 
 def _list() -> int:
+    from vitrail.commands.model_files import rows
     from vitrail.store.artifacts import available, home, read_manifest
 
     models = available()
@@ -117,17 +172,75 @@ def _list() -> int:
             continue
         size = sum(entry.size for entry in manifest.files.values())
         print(f"{name:<20} {manifest.kind:<12} {size / 1e6:7.1f} MB  {folder}")
-    if not models:
+    files = rows()
+    for line in files:
+        print(line)
+    if not models and not files:
         print(f"no model yet; train one with vitrail train, models are kept in {home()}", file=sys.stderr)
+    return 0
+
+
+def _catalogue(language: Language) -> int:
+    from vitrail.store.catalogue import CATALOGUE, installed
+
+    for entry in CATALOGUE.values():
+        here = Text("here", "已有")[language] if installed(entry) else ""
+        about = entry.chinese if language == "zh" else entry.english
+        print(f"{entry.name:<24} {entry.size / 1e6:7.0f} MB  {here:<5} {about}")
+        print(f"{'':<24} {entry.licence}; {', '.join(str(source) for source in entry.sources)}")
+    return 0
+
+
+def _pull(options: PullOptions, language: Language) -> int:
+    if not options.names:
+        raise InputError("the model's name is missing; see vitrail models list --available")
+    from vitrail.backends.pull import check_absent, pull
+    from vitrail.commands.screen import Screen
+    from vitrail.schema import Progress
+    from vitrail.store.catalogue import wanted
+
+    entries = [wanted(name) for name in options.names]
+    for entry in entries:
+        check_absent(entry, overwrite=options.overwrite)
+    for entry in entries:
+        with Screen(options.quiet) as screen:
+            size, source = f"{entry.size / 1e6:.0f} MB", entry.sources[0]
+            about = Text(
+                f"{entry.name}: {size} from {source}, licence {entry.licence}",
+                f"{entry.name}：{size}，来源 {source}，许可证 {entry.licence}",
+            )
+            screen.say(about[language])
+            place = pull(
+                entry,
+                overwrite=options.overwrite,
+                progress=lambda done, total, screen=screen: screen.advance(  # type: ignore[misc]
+                    Progress(step=done, steps=total)
+                ),
+            )
+            screen.result(str(place))
+    return 0
+
+
+def _remove(options: RemoveOptions) -> int:
+    if not options.names:
+        raise InputError("the model's name is missing; see vitrail models list")
+    from vitrail.backends.pull import remove
+
+    for name in options.names:
+        for path in remove(name):
+            print(shown(path, 400))
     return 0
 
 
 def _show(model: str) -> int:
     if not model:
         raise InputError("the model's name is empty; see vitrail models list")
-    from vitrail.store.artifacts import find, read_manifest
+    from vitrail.commands.model_files import found_file, show_file
+    from vitrail.store.artifacts import available, find, read_manifest
     from vitrail.tasks.loading import style_names
 
+    if model not in available() and (file := found_file(model)) is not None:
+        return show_file(file)
     folder = find(model)
     manifest = read_manifest(folder, verify=True)
     print(f"name      {manifest.name}")

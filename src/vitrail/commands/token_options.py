@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from vitrail import codes_schema, schema
 from vitrail.commands.language import Text
-from vitrail.commands.options import Flag
+from vitrail.commands.options import Flag, whole
 from vitrail.commands.screen import Screen
 from vitrail.errors import InputError
 from vitrail.request_fields import FileRef
@@ -29,6 +29,8 @@ __all__ = [
     "setting",
     "settings_of",
 ]
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 _WHOLE = frozenset({"n", "seed", "steps", "frames", "feather"})
 _REAL = frozenset({"cfg_scale", "temperature", "amount", "fps"})
@@ -140,7 +142,12 @@ def run_requests(requests: Sequence[Request], options: PictureOptions) -> int:
     from vitrail.serving.save import Destination
 
     destination = Destination.of(options.output, options.format)
-    with Engine(options.device) as engine:
+    precision: Any = getattr(options, "precision", "auto")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision[:40]!r} is unknown; allowed are {', '.join(PRECISIONS)}")
+    every = getattr(options, "preview_every", None)
+    preview_every = 0 if every is None else whole("preview-every", every, 1, 200)
+    with Engine(options.device, precision) as engine:
         for number, request in enumerate(requests, start=1):
             place = destination
             if len(requests) > 1 and destination.name is not None:
@@ -148,7 +155,7 @@ def run_requests(requests: Sequence[Request], options: PictureOptions) -> int:
                 place = Destination(
                     destination.folder, f"{name.stem}-{number}{name.suffix}", destination.format
                 )
-            job = engine.submit(request, place)
+            job = engine.submit(request, place, preview_every=preview_every)
             with Screen(options.quiet) as screen:
                 for event in engine.events(job):
                     if isinstance(event, schema.Progress):

@@ -207,5 +207,19 @@ def _explained(error: BaseException) -> BaseException:
     if isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and re.search(r"can't allocate memory|not enough memory", str(error))
     ):
-        return VitrailError("not enough memory for this picture; ask for a smaller size, or use --device cpu")
+        needed = re.search(r"ried to allocate ([\d.]+) ?([KMGT]i?B|bytes)", str(error))
+        more = f" ({_bytes(needed[1], needed[2])} more were needed)" if needed else ""
+        return VitrailError(
+            f"not enough memory for this picture{more}; ask for a smaller size, use --tile, or --device cpu"
+        )
     return error
+
+
+def _bytes(number: str, unit: str) -> str:
+    """A number of bytes as torch says it, in the unit that suits it."""
+    size = float(number) * 1024 ** ("BKMGT".index(unit[0]) if unit != "bytes" else 0)
+    for name in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.3g} {name}"
+        size /= 1024
+    return f"{size:.3g} TiB"

@@ -12,10 +12,13 @@ from typing import Any
 from vitrail.schema import Event
 from vitrail.tasks.compress import decode
 from vitrail.tasks.context import Context
+from vitrail.tasks.image_to_image import edit
 from vitrail.tasks.inpaint import inpaint
 from vitrail.tasks.loading import Loader
 from vitrail.tasks.reconstruct import reconstruct
+from vitrail.tasks.repair import repair
 from vitrail.tasks.text_to_image import text_to_image
+from vitrail.tasks.upscale_photo import upscale
 from vitrail.tasks.vary import vary
 from vitrail.tasks.walk import walk
 
@@ -26,10 +29,13 @@ Task = Callable[[Any, Loader, Context], Iterator[Event]]
 
 TASKS: dict[str, Task] = {
     "text_to_image": text_to_image,
+    "edit": edit,
     "reconstruct": reconstruct,
     "decode": decode,
     "vary": vary,
     "inpaint": inpaint,
     "walk": walk,
+    "repair": repair,
+    "upscale": upscale,
 }
 """Every task by the ``kind`` of its request."""

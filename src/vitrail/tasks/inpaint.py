@@ -11,26 +11,42 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from vitrail.codes_schema import InpaintRequest
+from vitrail.diffusion_fields import GuidanceFields
 from vitrail.errors import InputError
+from vitrail.files import shown
 from vitrail.images import MAX_PIXELS, to_pil, to_tensor
 from vitrail.samplers.tokens import UNKNOWN
 from vitrail.schema import Done, Event, PictureDone, Progress
 from vitrail.store import artifacts
+from vitrail.tasks.additions import public_names, refuse_additions
 from vitrail.tasks.context import Context
+from vitrail.tasks.diffusion import check_sampling
+from vitrail.tasks.image_to_image import Drawing, draw_over
 from vitrail.tasks.loading import Loader
+from vitrail.tasks.masks import filled, read_mask
+from vitrail.tasks.opening import draws_pixels, open_diffusion
+from vitrail.tasks.pixel_model import PixelModel
 from vitrail.tasks.priors import draw_codes, load_prior, read_words
 from vitrail.tasks.reconstruct import open_picture
 from vitrail.tasks.records import record_of
 from vitrail.tasks.tokenizers import decode_codes, encode_pixels, grid_of
 
-__all__ = ["filled", "inpaint", "soft_edge"]
+__all__ = ["inpaint", "soft_edge"]
+
+#: Settings of a request that a model of codes has no use for.
+_FOR_DIFFUSION = (
+    *GuidanceFields.model_fields,
+    "negative_prompt",
+    "strength",
+    "content",
+    "repeats",
+    "only_masked",
+)
 
 
 def inpaint(request: InpaintRequest, loader: Loader, context: Context) -> Iterator[Event]:
@@ -42,13 +58,18 @@ def inpaint(request: InpaintRequest, loader: Loader, context: Context) -> Iterat
     """
     started = time.monotonic()
     context.check()
+    if draws_pixels(loader, request.model):
+        yield from _from_noise(request, loader, context, started)
+        return
+    refuse_additions(request, f"model {shown(request.model, 80)}, which draws codes", _FOR_DIFFUSION)
     with context.timed("load"):
         prior = load_prior(loader, request.model)
     resolved = request.resolve(prior.defaults)
     resolved = resolved.model_copy(update={"model": artifacts.public_name(request.model, prior.name)})
     with torch.inference_mode(), context.timed("text"):
         words = read_words(prior, resolved.prompt, resolved.style)
-    pixels, mask, hints = _canvas(request)
+    pixels, soft, hints = _canvas(request)
+    mask = soft >= 0.5
     hints = (*hints, *words.hints)
     height, width = mask.shape
     patch = prior.tokenizer.patch
@@ -95,8 +116,35 @@ def inpaint(request: InpaintRequest, loader: Loader, context: Context) -> Iterat
     yield Done(seconds=time.monotonic() - started, hints=hints)
 
 
+def _from_noise(request: InpaintRequest, loader: Loader, context: Context, started: float) -> Iterator[Event]:
+    """Paint with a diffusion model; see :mod:`vitrail.tasks.image_to_image`."""
+    with context.timed("load"):
+        model = open_diffusion(loader, request, context)
+    check_sampling(request, model.name, model.path)
+    if request.temperature not in (None, 1.0):
+        raise InputError(f"temperature is not for model {model.name}, which draws pixels; leave it out")
+    # One that was not trained to inpaint hears too little of what is known; small ones can afford to repeat.
+    repeats = request.repeats or (4 if isinstance(model, PixelModel) else 1)
+    resolved = public_names(request.resolve(model.defaults), request.model, model.name)
+    resolved = resolved.model_copy(update={"repeats": repeats})
+    pixels, mask, hints = _canvas(request)
+    drawing = Drawing(
+        picture=pixels,
+        mask=mask,
+        strength=request.strength,
+        content=request.content,
+        area=request.only_masked,
+        padding=request.padding,
+        feather=request.feather,
+        repeats=repeats,
+        hints=hints,
+        controls=request.control,
+    )
+    yield from draw_over(resolved, model, drawing, context, started)
+
+
 def _canvas(request: InpaintRequest) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """The picture (3, H, W) with its margins, the mask (H, W), True where to paint, and hints."""
+    """The picture (3, H, W) with its margins, the mask (H, W) in [0, 1], 1 where to paint, and hints."""
     picture = open_picture(request.picture)
     margins = request.expand
     hints: tuple[str, ...] = ()
@@ -106,21 +154,11 @@ def _canvas(request: InpaintRequest) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         raise InputError(
             f"a picture of {width}x{height} pixels is too large; allowed are {MAX_PIXELS} in all"
         )
-    mask = torch.ones(height, width, dtype=torch.bool)
-    inner = torch.zeros(picture.height, picture.width, dtype=torch.bool)
+    mask = torch.ones(height, width)
+    inner = torch.zeros(picture.height, picture.width)
     if request.mask is not None:
-        drawing = open_picture(request.mask).convert("L")
-        if drawing.size != picture.size:
-            ratio = drawing.width * picture.height / (drawing.height * picture.width)
-            if not 0.98 < ratio < 1.02:
-                raise InputError(
-                    f"the mask has {drawing.width}x{drawing.height} pixels and the picture "
-                    f"{picture.width}x{picture.height}; make the mask of the picture's shape"
-                )
-            hints = (f"the mask was resized from {drawing.width}x{drawing.height} to the picture's size",)
-            drawing = drawing.resize(picture.size, Image.Resampling.BILINEAR)
-        inner = torch.from_numpy(np.asarray(drawing) >= 128)
-        if not bool(inner.any()) and not margins:
+        inner, hints = read_mask(request.mask, picture.size)
+        if not bool((inner >= 0.5).any()) and not margins:
             raise InputError(
                 "the mask has no white pixel, so there is nothing to paint; paint white what is to go"
             )
@@ -128,28 +166,6 @@ def _canvas(request: InpaintRequest) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     sides = (margins.left, margins.right, margins.top, margins.bottom)
     pixels = functional.pad(to_tensor([picture]), sides, mode="replicate")[0]
     return pixels, mask, hints
-
-
-def filled(pixels: Tensor, mask: Tensor) -> Tensor:
-    """Return pixels (3, H, W) with those under ``mask`` (H, W) replaced by their surroundings' colours.
-
-    Push and pull: averages of the known pixels over squares of doubling size fill what the smaller ones left.
-    """
-    if bool(mask.all()):
-        return torch.zeros_like(pixels)
-    keep = (~mask)[None, None].float()
-    levels = [(pixels[None] * keep, keep)]
-    while min(levels[-1][1].shape[2:]) > 1 or float(levels[-1][1].min()) == 0.0:
-        value, weight = (functional.avg_pool2d(part, 2, ceil_mode=True) for part in levels[-1])
-        levels.append((value, weight))
-        if max(weight.shape[2:]) == 1:
-            break
-    value, weight = levels.pop()
-    guess = value / weight.clamp_min(1e-12)
-    for value, weight in reversed(levels):
-        rough = functional.interpolate(guess, size=value.shape[2:], mode="bilinear", align_corners=False)
-        guess = torch.where(weight > 0, value / weight.clamp_min(1e-12), rough)
-    return torch.where(mask, guess[0], pixels)
 
 
 def soft_edge(mask: Tensor, feather: int) -> Tensor:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -34,12 +35,14 @@ from vitrail.recipe.diffusion import ShellDiTConfig
 from vitrail.recipe.priors import TokenTransformerConfig
 from vitrail.samplers.paths import Flow, NoisePath
 from vitrail.schema import SamplerName, SamplingDefaults
-from vitrail.store import artifacts
+from vitrail.store import artifacts, model_folders
 
 __all__ = [
+    "STABLE_DIFFUSION",
     "Loader",
     "TextToImageModel",
     "TokenModel",
+    "checkpoint_place",
     "open_network",
     "style_names",
     "text_home",
@@ -48,6 +51,13 @@ __all__ = [
 
 #: Folder of the model that comes with vitrail; its text encoder is there even where its network is not.
 SHIPPED = Path(str(importlib.resources.files("vitrail"))) / "shipped" / "default"
+
+STABLE_DIFFUSION = "stable_diffusion"
+"""Kind of a model that another program's file or folder holds."""
+
+CHECKPOINT_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+M = TypeVar("M")
 
 #: Largest enlargement of a native picture: further doublings invent nothing.
 MAX_ENLARGEMENT = 4
@@ -140,6 +150,7 @@ class Loader:
         self._fixed: TextToImageModel | TokenModel | None = None
         self._key: tuple[Path, int] | None = None
         self._model: TextToImageModel | TokenModel | None = None
+        self._other: tuple[Hashable, object] | None = None
 
     @classmethod
     def holding(cls, model: TextToImageModel | TokenModel, device: torch.device | None = None) -> Loader:
@@ -151,9 +162,15 @@ class Loader:
     def kind(self, name: str) -> str | None:
         """Return the kind of the model called ``name``; None where this loader gives the one it holds.
 
-        Raises :class:`ArtifactError` for a model that is not there or whose manifest is damaged.
+        A Stable Diffusion, by its path or by its name in the folders of
+        :mod:`vitrail.store.model_folders`, is of kind :data:`STABLE_DIFFUSION`. Raises
+        :class:`ArtifactError` for a model that is not there or whose manifest is damaged.
         """
-        return None if self._fixed is not None else artifacts.read_manifest(artifacts.find(name)).kind
+        if self._fixed is not None:
+            return None
+        if checkpoint_place(name) is not None:
+            return STABLE_DIFFUSION
+        return artifacts.read_manifest(find_folder(name)).kind
 
     def text_to_image(self, name: str) -> TextToImageModel | TokenModel:
         """Return the model called ``name`` (or the folder ``name``).
@@ -168,10 +185,19 @@ class Loader:
         except OSError as error:
             raise ArtifactError(f"{folder} is not a model folder: it has no artifact.json") from error
         if self._model is None or key != self._key:
-            self._key = self._model = None  # the old one's memory is free before the new one comes
+            self._key = self._model = self._other = None  # its memory is free before the new one comes
             self._model = self._load(folder)
             self._key = key
         return self._model
+
+    def kept(self, key: Hashable, load: Callable[[], M]) -> M:
+        """Return what ``load`` gives, kept under ``key`` in place of whatever model was loaded before."""
+        if self._other is None or self._other[0] != key:
+            self._key = self._model = self._other = (
+                None  # the old one's memory is free before the new one comes
+            )
+            self._other = (key, load())
+        return cast(M, self._other[1])
 
     def _load(self, folder: Path) -> TextToImageModel | TokenModel:
         artifact = artifacts.load(folder)
@@ -215,6 +241,46 @@ class Loader:
             defaults=artifact.manifest.sampling
             or token_defaults(network.config, tokenizer.latent.downsample),
         )
+
+
+def checkpoint_place(name: str) -> Path | None:
+    """Return the file or folder of the Stable Diffusion called ``name``; None where that is something else.
+
+    Models of vitrail's own go first, then paths, then names in the folders of other programs. Raises
+    :class:`~vitrail.errors.InputError` for a name that several files have.
+    """
+    if name in artifacts.available():
+        return None
+    try:
+        path = Path(name).expanduser()
+        if _holds_checkpoint(path):
+            return path
+        if path.exists():
+            return None
+    except (OSError, ValueError, RuntimeError):
+        return None  # no path at all; and what is no path is no file's name
+    items = [item for item in model_folders.listing("checkpoint") if name in (item.name, item.short)]
+    return model_folders.find("checkpoint", name) if items else None
+
+
+def _holds_checkpoint(path: Path) -> bool:
+    # As open_stable_diffusion asks, without the libraries that it brings: every start would wait for them.
+    if path.is_dir():
+        return (path / "model_index.json").is_file()
+    return path.suffix.lower() in CHECKPOINT_ENDINGS and path.is_file()
+
+
+def find_folder(name: str) -> Path:
+    """As :func:`vitrail.store.artifacts.find`, for models that may lie in other programs' folders too."""
+    try:
+        return artifacts.find(name)
+    except ArtifactError as error:
+        there = [item.name for item in model_folders.listing("checkpoint")]
+        if not there:
+            raise
+        raise ArtifactError(
+            f"{error}; checkpoints in your folders: {shown(', '.join(there), 300)}"
+        ) from error
 
 
 class _Unfilled(TorchFunctionMode):

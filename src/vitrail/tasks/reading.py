@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,9 +14,8 @@ from vitrail.errors import InputError
 from vitrail.models.lexicon import translate
 from vitrail.models.prompt_hints import hint
 from vitrail.models.text import TextEncoder
-from vitrail.schema import ResolvedTextToImage
 
-__all__ = ["Reading", "read_prompt", "style_number"]
+__all__ = ["Asked", "Reading", "read_prompt", "style_number"]
 
 #: Longest translation that is recorded; the text encoder reads far less of it.
 MAX_UNDERSTOOD = 1000
@@ -38,9 +38,26 @@ class Reading:
     hints: tuple[str, ...]
 
 
-def read_prompt(
-    request: ResolvedTextToImage, model: str, text: TextEncoder | None, styles: Sequence[str]
-) -> Reading:
+class Asked(Protocol):
+    """What a reading needs of a request."""
+
+    @property
+    def prompt(self) -> str:
+        """The words."""
+        ...
+
+    @property
+    def negative_prompt(self) -> str:
+        """The unwanted words."""
+        ...
+
+    @property
+    def style(self) -> str | None:
+        """Name of a house style."""
+        ...
+
+
+def read_prompt(request: Asked, model: str, text: TextEncoder | None, styles: Sequence[str]) -> Reading:
     """Translate the prompt, look at it with honest eyes, and encode it beside the negative prompt.
 
     A model without ``text`` that has classes is asked for one by the prompt (its name or number) unless the
@@ -80,7 +97,7 @@ def style_number(style: str | None, model: str, styles: Sequence[str]) -> int:
     raise InputError(f"style {style!r} is unknown; {ask}allowed are {allowed}")
 
 
-def _without_words(request: ResolvedTextToImage, model: str, styles: Sequence[str]) -> Reading:
+def _without_words(request: Asked, model: str, styles: Sequence[str]) -> Reading:
     hints: tuple[str, ...] = ()
     if request.style is not None:
         style = style_number(request.style, model, styles)

@@ -8,7 +8,7 @@ from importlib import metadata
 
 import torch
 
-from vitrail.schema import ImageRecord, ResolvedRequest
+from vitrail.schema import ImageRecord, ResolvedRequest, ResolvedTextToImage
 from vitrail.tasks.context import Context
 
 __all__ = ["record_of", "versions"]
@@ -21,22 +21,23 @@ def record_of(
     *,
     model_name: str,
     model_sha256: str,
+    precision: str = "float32",
     understood_as: str | None = None,
     hints: tuple[str, ...] = (),
 ) -> ImageRecord:
-    """Return the record of picture ``index`` of ``request``, computed in float32."""
+    """Return the record of picture ``index`` of ``request``."""
     return ImageRecord(
         request=request,
         index=index,
-        seed=request.seed + index,
+        seed=request.seed_of(index) if isinstance(request, ResolvedTextToImage) else request.seed + index,
         model_name=model_name,
         model_sha256=model_sha256,
         versions=versions(),
         device=context.device.type,
-        precision="float32",
+        precision=precision,
         created=datetime.now(UTC),
         understood_as=understood_as,
-        hints=hints,
+        hints=hints[:16],
     )
 
 

@@ -7,37 +7,50 @@ does not depend on how many others are made beside it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from vitrail.errors import InputError, NonFiniteError
+from vitrail.backends.model import Conditioning, Control, DiffusionModel
+from vitrail.errors import InputError
+from vitrail.files import shown
 from vitrail.images import to_pil
-from vitrail.runtime import Precision, autocast, cpu_generator, fast_bfloat16
-from vitrail.samplers.denoisers import with_paired_guidance
-from vitrail.samplers.schedules import SCHEDULES, flow_shift
-from vitrail.samplers.solvers import SAMPLERS
-from vitrail.schema import (
-    Done,
-    Event,
-    ImageRecord,
-    PictureDone,
-    Preview,
-    ResolvedTextToImage,
-    TextToImageRequest,
-)
-from vitrail.store import artifacts
+from vitrail.runtime import Precision, autocast
+from vitrail.schema import Done, Event, PictureDone, ResolvedTextToImage, TextToImageRequest
 from vitrail.tasks import gan_generation
+from vitrail.tasks.additions import controls_of, public_names, refuse_additions
+from vitrail.tasks.between import Enlarge, enlarger
+from vitrail.tasks.canvas import Canvas, nearest_size, plan_canvas
 from vitrail.tasks.context import Context
-from vitrail.tasks.loading import Loader, TextToImageModel, TokenModel
+from vitrail.tasks.diffusion import (
+    Draws,
+    check_sampling,
+    denoise,
+    in_numbers,
+    noise_levels,
+    precision_of,
+    steps_taken,
+    told,
+)
+from vitrail.tasks.loading import Loader, TokenModel
+from vitrail.tasks.opening import open_model
 from vitrail.tasks.progress import StepCounter
-from vitrail.tasks.reading import Reading, read_prompt
-from vitrail.tasks.records import versions
+from vitrail.tasks.reading import read_prompt
+from vitrail.tasks.records import record_of
 from vitrail.tasks.token_generation import code_grid, passes, sample_tokens
 
 __all__ = ["text_to_image"]
+
+#: Settings that say nothing to a kind of model, with the value that asks for nothing.
+_FOR_DIFFUSION = {"cfg_rescale": 0.0, "shift": 1.0}
+_FOR_CODES = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "choice_temperature": 0.0}
+_FOR_GANS = {"truncation": 0.0, "noise_strength": 1.0, "noise": 0.0}
+_FOR_DIFFUSION_ALONE = (
+    *("tile", "seamless", "panorama", "subseed", "subseed_strength"),
+    *("hires_scale", "hires_strength", "hires_steps", "hires_upscaler"),
+)
 
 
 def text_to_image(request: TextToImageRequest, loader: Loader, context: Context) -> Iterator[Event]:
@@ -49,217 +62,215 @@ def text_to_image(request: TextToImageRequest, loader: Loader, context: Context)
     loaded, :class:`NonFiniteError` where float32 too gives no numbers, :class:`CancelledError` after a
     cancel.
     """
-    started = time.monotonic()
     context.check()
     if loader.kind(request.model) in gan_generation.KINDS:
+        what = f"model {shown(request.model, 80)}, which draws in one pass"
+        refuse_additions(request, what, _FOR_DIFFUSION_ALONE)
         yield from gan_generation.gan_generation(request, loader, context)
         return
     with context.timed("load"):
-        model = loader.text_to_image(request.model)
-    _check_settings(request, model)
-    resolved = request.resolve(model.defaults)
+        model = open_model(loader, request, context)
+    if isinstance(model, TokenModel):
+        yield from _from_codes(request, model, context)
+    else:
+        yield from _from_noise(request, model, context)
+
+
+def _from_noise(request: TextToImageRequest, model: DiffusionModel, context: Context) -> Iterator[Event]:
+    """Make the pictures with a diffusion model."""
+    started = time.monotonic()
+    _refuse(request, model.name, "draws pixels", _FOR_CODES | _FOR_GANS)
+    check_sampling(request, model.name, model.path)
     # What is recorded tells nobody where the model lies on this machine.
-    resolved = resolved.model_copy(update={"model": artifacts.public_name(request.model, model.name)})
-    factor = _enlargement(resolved, model)
+    resolved = public_names(request.resolve(model.defaults), request.model, model.name)
+    canvas = plan_canvas(
+        model, resolved.width, resolved.height, tile=resolved.tile, seamless=resolved.seamless
+    )
+    larger = _larger(resolved, model)
+    enlarge = enlarger(request.hires_upscaler if larger is not None else None, context)
+    with torch.inference_mode():
+        with context.timed("text"):
+            conditioning = model.read(resolved.prompt, resolved.negative_prompt, resolved.style)
+        batch = context.batch_size or (1 if context.device.type == "cpu" else 16)
+        once = resolved.steps + (0 if larger is None else _second(resolved)[1])
+        progress = StepCounter(once * resolved.n, context)
+        for start in range(0, resolved.n, batch):
+            indices = range(start, min(start + batch, resolved.n))
+
+            def make(precision: Precision, indices: Sequence[int] = indices) -> Tensor:
+                job = _Job(resolved, request, model, canvas, larger, enlarge, conditioning, context, progress)
+                return _drawn(job, indices, precision)
+
+            with context.timed("denoise"):
+                state, precision = in_numbers(
+                    make, precision_of(context), progress, resolved, resolved.seed_of(indices[0])
+                )
+            progress.keep()
+            with context.timed("decode"):
+                pictures = to_pil((larger or canvas).decode(state, precision, context.check))
+            for index, picture in zip(indices, pictures, strict=True):
+                record = record_of(
+                    resolved,
+                    index,
+                    context,
+                    model_name=model.name,
+                    model_sha256=model.sha256,
+                    precision=precision,
+                    understood_as=conditioning.understood_as,
+                    hints=conditioning.hints,
+                )
+                yield PictureDone(index=index, record=record, picture=picture)
+    yield Done(seconds=time.monotonic() - started, hints=conditioning.hints)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the batches of a request share; ``request`` holds the contents of files, ``resolved`` does not."""
+
+    resolved: ResolvedTextToImage
+    request: TextToImageRequest
+    model: DiffusionModel
+    canvas: Canvas
+    larger: Canvas | None
+    enlarge: Enlarge
+    conditioning: Conditioning
+    context: Context
+    progress: StepCounter
+
+
+def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
+    """Return the states of the pictures with ``indices``, of the second pass where there is one."""
+    resolved, request, model, context = job.resolved, job.request, job.model, job.context
+    canvas, larger = job.canvas, job.larger
+    draws = Draws(
+        [resolved.seed_of(index) for index in indices],
+        canvas.shape,
+        [(resolved.subseed or 0) + index for index in indices],
+        resolved.subseed_strength,
+    )
+    sigmas = noise_levels(resolved, model.path)
+    start = model.path.start(draws.first(context.device), float(sigmas[0]))
+    bound = canvas.bind(
+        job.conditioning,
+        precision,
+        context.check,
+        known=canvas.nothing_known(context.device),
+        controls=_controls(request, canvas, context),
+    )
+    listen = told(indices, job.progress, context, canvas.look)
+    with canvas.seams_closed():
+        state = denoise(model, bound, start, sigmas, resolved, noise=draws, context=context, told=listen)
+    if larger is None:
+        return state
+    settings, _ = _second(resolved)
+    pixels = canvas.decode(state, precision, context.check).clamp(-1.0, 1.0)
+    pixels = job.enlarge(pixels, (larger.width, larger.height))
+    known = larger.encode(pixels.clamp(-1.0, 1.0))
+    draws.shape = larger.shape
+    sigmas = noise_levels(settings, model.path, resolved.hires_strength)
+    if len(sigmas) < 2:
+        return known
+    bound = larger.bind(
+        job.conditioning,
+        precision,
+        context.check,
+        known=larger.nothing_known(context.device),
+        controls=_controls(request, larger, context),
+    )
+    listen = told(indices, job.progress, context, larger.look, before=resolved.steps)
+    start = model.path.noised(known, draws(known), float(sigmas[0]))
+    with larger.seams_closed():
+        return denoise(model, bound, start, sigmas, settings, noise=draws, context=context, told=listen)
+
+
+def _controls(request: TextToImageRequest, canvas: Canvas, context: Context) -> list[Control]:
+    return controls_of(request.control, (canvas.width, canvas.height), context.device)
+
+
+def _second(request: ResolvedTextToImage) -> tuple[ResolvedTextToImage, int]:
+    """The settings of the second pass, and how many steps it takes."""
+    steps = request.hires_steps or request.steps
+    return request.model_copy(update={"steps": steps}), steps_taken(steps, request.hires_strength)
+
+
+def _larger(request: ResolvedTextToImage, model: DiffusionModel) -> Canvas | None:
+    """The canvas of the second pass, in tiles where the model cannot draw it whole; None without one."""
+    if request.hires_scale == 1.0:
+        return None
+    width, height = round(request.width * request.hires_scale), round(request.height * request.hires_scale)
+    width, height = nearest_size(model, width, height)
+    try:
+        return plan_canvas(model, width, height, tile=request.tile, seamless=request.seamless)
+    except InputError:
+        return plan_canvas(model, width, height, tile=True, seamless=request.seamless)
+
+
+# -- models that draw codes ----------------------------------------------------------------------------------
+
+
+def _from_codes(request: TextToImageRequest, model: TokenModel, context: Context) -> Iterator[Event]:
+    """Make the pictures with a token model."""
+    started = time.monotonic()
+    refuse_additions(request, f"model {model.name}, which draws codes", _FOR_DIFFUSION_ALONE)
+    causal = model.sampler == "autoregressive"
+    foreign = _FOR_DIFFUSION | _FOR_GANS | ({"steps": 1, "choice_temperature": 0.0} if causal else {})
+    _refuse(request, model.name, "draws code after code" if causal else "draws codes", foreign)
+    for name, own in (("sampler", model.sampler), ("schedule", model.defaults.schedule)):
+        if getattr(request, name) not in (None, own):
+            raise InputError(
+                f"{name} {getattr(request, name)} is not for model {model.name}; use one of {own}"
+            )
+    resolved = public_names(request.resolve(model.defaults), request.model, model.name)
+    square = resolved.width == resolved.height and resolved.width in model.sizes
+    # Any other size in whole codes; code_grid says which are possible.
+    factor = resolved.width // model.sizes[0] if square else 1
+    grid = code_grid(resolved, model, factor)
+    # One code at a time is no work for bfloat16: its weights would be converted again for every code.
+    wanted: Precision = "float32" if causal else precision_of(context)
     with torch.inference_mode():
         with context.timed("text"):
             reading = read_prompt(resolved, model.name, model.text, model.styles)
         batch = context.batch_size or (1 if context.device.type == "cpu" else 16)
-        progress = StepCounter(_passes(resolved, model, factor) * resolved.n, context)
+        progress = StepCounter(passes(resolved, model, grid) * resolved.n, context)
         for start in range(0, resolved.n, batch):
             indices = range(start, min(start + batch, resolved.n))
-            yield from _chunk(resolved, model, reading, indices, factor, context, progress)
+
+            def make(precision: Precision, indices: Sequence[int] = indices) -> Tensor:
+                return sample_tokens(resolved, model, reading, indices, grid, precision, context, progress)
+
+            with context.timed("denoise"):
+                pixels, precision = in_numbers(make, wanted, progress, resolved, resolved.seed)
+            progress.keep()
+            with context.timed("decode"):
+                pictures = to_pil(_enlarged(pixels, model, factor, precision, context.check))
+            for index, picture in zip(indices, pictures, strict=True):
+                record = record_of(
+                    resolved,
+                    index,
+                    context,
+                    model_name=model.name,
+                    model_sha256=model.sha256,
+                    precision=precision,
+                    understood_as=reading.understood_as,
+                    hints=reading.hints,
+                )
+                yield PictureDone(index=index, record=record, picture=picture)
     yield Done(seconds=time.monotonic() - started, hints=reading.hints)
 
 
-def _chunk(
-    request: ResolvedTextToImage,
-    model: TextToImageModel | TokenModel,
-    reading: Reading,
-    indices: Sequence[int],
-    factor: int,
-    context: Context,
-    progress: StepCounter,
-) -> Iterator[Event]:
-    """Make the pictures with ``indices`` in one batch; again in float32 if bfloat16 gave no numbers."""
-    precision = _resolved_precision(context, model)
-
-    def sample(precision: Precision) -> Tensor:
-        if isinstance(model, TokenModel):
-            grid = code_grid(request, model, factor)
-            return sample_tokens(request, model, reading, indices, grid, precision, context, progress)
-        return _sample(request, model, reading, indices, precision, context, progress)
-
-    with context.timed("denoise"):
-        try:
-            pixels = sample(precision)
-        except NonFiniteError as error:
-            if precision == "float32":
-                raise _no_numbers(request) from error
-            precision = "float32"
-            progress.rewind()
-            try:
-                pixels = sample(precision)
-            except NonFiniteError as again:
-                raise _no_numbers(request) from again
-    progress.keep()
-    with context.timed("decode"):
-        pixels = _enlarge(pixels, model, factor, precision, context)
-        pictures = to_pil(pixels)
-    for index, picture in zip(indices, pictures, strict=True):
-        record = ImageRecord(
-            request=request,
-            index=index,
-            seed=request.seed + index,
-            model_name=model.name,
-            model_sha256=model.sha256,
-            versions=versions(),
-            device=context.device.type,
-            precision=precision,
-            created=datetime.now(UTC),
-            understood_as=reading.understood_as,
-            hints=reading.hints,
-        )
-        yield PictureDone(index=index, record=record, picture=picture)
-
-
-def _sample(
-    request: ResolvedTextToImage,
-    model: TextToImageModel,
-    reading: Reading,
-    indices: Sequence[int],
-    precision: Precision,
-    context: Context,
-    progress: StepCounter,
-) -> Tensor:
-    """Return the pictures (B, 3, native, native); NonFiniteError where a step gave no numbers."""
-    generators = [cpu_generator(request.seed + index) for index in indices]
-    shape = (3, model.native, model.native)
-
-    def noise(like: Tensor) -> Tensor:
-        drawn = [torch.randn(shape, generator=generator) for generator in generators]
-        return torch.stack(drawn).to(like)
-
-    def network(x: Tensor, sigma: Tensor, rows: slice) -> Tensor:
-        """Run the rows of the reading (wanted, unwanted) over the state x (B, ...) in one batch."""
-        context.check()
-        count, copies = len(x), rows.stop - rows.start
-        states, mask, ids = (
-            tensor[rows].repeat_interleave(count, dim=0)
-            for tensor in (reading.states, reading.mask, reading.ids)
-        )
-        # The unwanted side keeps the style: guidance strengthens the words, and a style without words was
-        # seen in training far more often than neither.
-        styles = torch.full((count * copies,), reading.style, device=x.device)
-        x, sigma = x.repeat(copies, 1, 1, 1), sigma.repeat(copies)
-        with autocast(context.device, precision):
-            output: Tensor = model.network(x, model.path.time(sigma), states, mask, ids, styles)
-        return model.path.to_x0(output.to(x.dtype), x, sigma, "x0")
-
-    def wanted(x: Tensor, sigma: Tensor) -> Tensor:
-        return network(x, sigma, slice(0, 1))
-
-    def both(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = network(x, sigma, slice(0, 2)).chunk(2)
-        return first, second
-
-    def after_step(step: int, steps: int, x0: Tensor) -> None:
-        context.check()
-        progress.step(len(indices), step + 1, steps)
-        if context.preview_every and (step + 1) % context.preview_every == 0:
-            for index, picture in zip(indices, to_pil(x0), strict=True):
-                context.report(Preview(index=index, step=step + 1, picture=picture))
-
-    denoiser = with_paired_guidance(
-        both,
-        wanted,
-        request.cfg_scale,
-        request.guidance_interval,
-        request.cfg_rescale,
-        path=model.path,
-    )
-    sigmas = flow_shift(SCHEDULES[request.schedule](request.steps, model.path), request.shift)
-    start = model.path.start(noise(torch.empty(0, device=context.device)), float(sigmas[0]))
-    solver = SAMPLERS[request.sampler].function
-    return solver(denoiser, start, sigmas, path=model.path, noise=noise, callback=after_step)
-
-
-def _enlarge(
-    pixels: Tensor, model: TextToImageModel | TokenModel, factor: int, precision: Precision, context: Context
+def _enlarged(
+    pixels: Tensor, model: TokenModel, factor: int, precision: Precision, check: Callable[[], None]
 ) -> Tensor:
     while factor > 1 and model.upsampler is not None:
-        context.check()
-        with autocast(context.device, precision):
+        check()
+        with autocast(pixels.device, precision):
             pixels = model.upsampler(pixels.clamp(-1.0, 1.0)).float()
         factor //= model.upsampler.config.scale
     return pixels
 
 
-def _enlargement(request: ResolvedTextToImage, model: TextToImageModel | TokenModel) -> int:
-    """How many times larger the picture is than what the network draws."""
-    if request.width == request.height and request.width in model.sizes:
-        return request.width // model.sizes[0]
-    if isinstance(model, TokenModel):
-        return 1  # any size in whole codes; code_grid says which are possible
-    allowed = ", ".join(f"{size}x{size}" for size in model.sizes)
-    raise InputError(
-        f"size {request.width}x{request.height} is not possible; model {model.name} makes {allowed}"
-    )
-
-
-def _passes(request: ResolvedTextToImage, model: TextToImageModel | TokenModel, factor: int) -> int:
-    """Steps of one picture."""
-    if isinstance(model, TokenModel):
-        return passes(request, model, code_grid(request, model, factor))
-    return request.steps
-
-
-#: Settings that say nothing to a kind of model, with the value that asks for nothing.
-_FOR_DIFFUSION = {"cfg_rescale": 0.0, "shift": 1.0}
-_FOR_CODES = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "choice_temperature": 0.0}
-
-
-def _check_settings(request: TextToImageRequest, model: TextToImageModel | TokenModel) -> None:
+def _refuse(request: TextToImageRequest, model: str, kind: str, foreign: dict[str, float]) -> None:
     """Raise :class:`InputError` for a setting that was given and is not for this kind of model."""
-    tokens = isinstance(model, TokenModel)
-    causal = isinstance(model, TokenModel) and model.sampler == "autoregressive"
-    foreign: dict[str, float] = dict(_FOR_DIFFUSION if tokens else _FOR_CODES)
-    if causal:
-        foreign |= {"steps": 1, "choice_temperature": 0.0}
-    foreign |= {"truncation": 0.0, "noise_strength": 1.0, "noise": 0.0}  # a GAN's
     for name, neutral in foreign.items():
         if getattr(request, name) not in (None, neutral):
-            kind = "draws code after code" if causal else "draws codes" if tokens else "draws pixels"
-            raise InputError(f"{name} is not for model {model.name}, which {kind}; leave it out")
-    own = _samplers(model)
-    if request.sampler is not None and request.sampler not in own:
-        raise InputError(
-            f"sampler {request.sampler} is not for model {model.name}; use one of {', '.join(own)}"
-        )
-    schedules = (model.defaults.schedule,) if isinstance(model, TokenModel) else tuple(SCHEDULES)
-    if request.schedule is not None and request.schedule not in schedules:
-        raise InputError(
-            f"schedule {request.schedule} is not for model {model.name}; use one of {', '.join(schedules)}"
-        )
-
-
-def _samplers(model: TextToImageModel | TokenModel) -> tuple[str, ...]:
-    if isinstance(model, TokenModel):
-        return (model.sampler,)
-    return tuple(name for name, info in SAMPLERS.items() if model.path.name in info.paths)
-
-
-def _resolved_precision(context: Context, model: TextToImageModel | TokenModel) -> Precision:
-    # One code at a time is no work for bfloat16: its weights would be converted again for every code.
-    if isinstance(model, TokenModel) and model.sampler == "autoregressive":
-        return "float32"
-    if context.precision != "auto":
-        return context.precision
-    return "bfloat16" if fast_bfloat16(context.device) else "float32"
-
-
-def _no_numbers(request: ResolvedTextToImage) -> NonFiniteError:
-    return NonFiniteError(
-        f"the model gave no finite picture for seed {request.seed}, in float32 too; "
-        f"try a cfg_scale below {request.cfg_scale:g}, more steps than {request.steps} or another sampler"
-    )
+            raise InputError(f"{name} is not for model {model}, which {kind}; leave it out")

@@ -10,16 +10,31 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrail.codes_schema import VaryRequest
+from vitrail.edit_schema import EditRequest
+from vitrail.errors import InputError
 from vitrail.images import to_pil, to_tensor
+from vitrail.provenance.metadata import read
 from vitrail.runtime import cpu_generator
 from vitrail.samplers.tokens import UNKNOWN
-from vitrail.schema import Done, Event, PictureDone, Progress
+from vitrail.schema import (
+    Done,
+    Event,
+    PictureDone,
+    Progress,
+    ResolvedTextToImage,
+    TextToImageRequest,
+    new_seed,
+    parse,
+)
 from vitrail.store import artifacts
 from vitrail.tasks.context import Context
+from vitrail.tasks.image_to_image import edit
 from vitrail.tasks.loading import Loader
+from vitrail.tasks.opening import draws_pixels
 from vitrail.tasks.priors import draw_codes, load_prior, read_words
 from vitrail.tasks.reconstruct import open_picture
 from vitrail.tasks.records import record_of
+from vitrail.tasks.text_to_image import text_to_image
 from vitrail.tasks.tokenizers import decode_codes, encode_pixels
 
 __all__ = ["forgotten", "vary"]
@@ -33,6 +48,9 @@ def vary(request: VaryRequest, loader: Loader, context: Context) -> Iterator[Eve
     """
     started = time.monotonic()
     context.check()
+    if draws_pixels(loader, request.model):
+        yield from _from_noise(request, loader, context)
+        return
     with context.timed("load"):
         prior = load_prior(loader, request.model)
     resolved = request.resolve(prior.defaults)
@@ -75,6 +93,33 @@ def vary(request: VaryRequest, loader: Loader, context: Context) -> Iterator[Eve
         )
         yield PictureDone(index=index, record=record, picture=to_pil(pixels)[0])
     yield Done(seconds=time.monotonic() - started, hints=words.hints)
+
+
+def _from_noise(request: VaryRequest, loader: Loader, context: Context) -> Iterator[Event]:
+    """Vary with a diffusion model.
+
+    A picture that carries the record of its making is made again with its noise turned towards that of other
+    seeds; any other one is drawn over, at the strength ``amount``.
+    """
+    asked = {name: getattr(request, name) for name in ("prompt", "style", "steps", "cfg_scale")}
+    given: dict[str, object] = {name: value for name, value in asked.items() if value not in (None, "")}
+    if request.temperature not in (None, 1.0):
+        raise InputError("temperature is not for a model that draws pixels; leave it out")
+    record = read(request.picture.data).record if request.picture.data else None
+    if record is not None and _by_diffusion(record.request):
+        fields = record.again().model_dump() | given
+        fields |= {"model": request.model, "n": request.n, "subseed_strength": request.amount}
+        fields["subseed"] = new_seed() if request.seed is None else request.seed
+        yield from text_to_image(parse(TextToImageRequest, fields), loader, context)
+        return
+    given |= {"picture": request.picture, "strength": request.amount, "n": request.n}
+    given |= {"model": request.model, "seed": request.seed}
+    yield from edit(parse(EditRequest, given), loader, context)
+
+
+def _by_diffusion(made: object) -> bool:
+    """Whether what a record holds was asked of a diffusion model, in words."""
+    return isinstance(made, ResolvedTextToImage) and made.sampler not in ("maskgit", "autoregressive")
 
 
 def forgotten(shape: tuple[int, ...] | torch.Size, amount: float, seed: int) -> Tensor:
