@@ -27,7 +27,7 @@ from vitrail.files import shown
 
 __all__ = ["Limits", "extract", "main"]
 
-STATE_NAMES = ("state_dict", "model_state_dict", "model", "module", "params", "params_ema")
+STATE_NAMES = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params", "string_to_param")
 """Under which of the root's keys the weights may lie, in this order; else the root itself is the weights."""
 
 _CHUNK = 4 << 20

@@ -25,7 +25,7 @@ from vitrail.backends.checkpoints import read_checkpoint
 from vitrail.backends.model import Control
 from vitrail.backends.sd.controlnet_shapes import config_of
 from vitrail.backends.sd.ldm_names import ldm_modules
-from vitrail.backends.sd.networks import _UNET_READ, _filled_by, _made, _settings, library
+from vitrail.backends.sd.networks import UNET_SETTINGS, filled, library, made, settings_of
 from vitrail.errors import ArtifactError, InputError
 from vitrail.files import shown
 
@@ -226,16 +226,16 @@ def _network(tensors: dict[str, Tensor], config: Mapping[str, Any] | None, dtype
     if config is None:
         config = config_of({name: tuple(value.shape) for name, value in tensors.items()})
     kind = library("diffusers").ControlNetModel
-    settings = _settings("ControlNet", kind, config, _UNET_READ | _ALSO_READ)
+    settings = settings_of("ControlNet", kind, config, UNET_SETTINGS | _ALSO_READ)
 
     def make() -> nn.Module:
         network: nn.Module = kind(**settings)
         return network
 
     if "input_hint_block.0.weight" in tensors:
-        names = {ldm: name for name, ldm in ldm_modules(_made("ControlNet", make)).items()}
+        names = {ldm: name for name, ldm in ldm_modules(made("ControlNet", make)).items()}
         tensors = {_renamed(name, names): value for name, value in tensors.items()}
-    return _filled_by("ControlNet", make, tensors, dtype)
+    return filled("ControlNet", make, tensors, dtype)
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:

@@ -297,7 +297,3 @@ def _compare(what: str, wanted: Mapping[str, tuple[int, ...]], given: Mapping[st
         )
     if parts:
         raise ArtifactError(f"the weights of the {what} do not fit its settings: {'; '.join(parts)}")
-
-
-# Names that controlnet.py uses until it takes the public ones.
-_UNET_READ, _settings, _made, _filled_by = UNET_SETTINGS, settings_of, made, filled
