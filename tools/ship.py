@@ -30,8 +30,18 @@ from vitrail.training import warm
 
 SHIPPED = Path(__file__).parents[1] / "src" / "vitrail" / "shipped"
 TEXT_FILES = ("text.safetensors", "tokenizer.json", "lexicon.tsv.gz", "ATTRIBUTION.md")
+#: Where nobody asks for a style: without one the canvas is the average of all, and the judge recognises less
+#: (.58 against .68 of 120 development prompts).
+STYLE = "noto"
 SAMPLING = SamplingDefaults(
-    steps=20, cfg_scale=3.0, sampler="dpmpp_2m", schedule="simple", shift=4.0, width=128, height=128
+    steps=20,
+    cfg_scale=3.0,
+    sampler="dpmpp_2m",
+    schedule="simple",
+    shift=4.0,
+    style=STYLE,
+    width=128,
+    height=128,
 )
 TOKEN_SAMPLING = SamplingDefaults(
     steps=12,
@@ -39,6 +49,7 @@ TOKEN_SAMPLING = SamplingDefaults(
     sampler="maskgit",
     schedule="cosine",
     choice_temperature=4.5,
+    style=STYLE,
     width=128,
     height=128,
 )

@@ -64,8 +64,9 @@ class WordFields(Model):
         "What the picture should not show.", "不希望出现的内容。", default=""
     )
     style: Word | None = said(
-        "House style of the drawing; which there are depends on the model.",
-        "绘画风格，可选项取决于模型。",
+        "House style of the drawing; which there are depends on the model; none mixes them. "
+        "Default: the model's, for new pictures.",
+        "绘画风格，可选项取决于模型；none 为混合风格。生成新图时默认由模型决定。",
         default=None,
     )
     n: Annotated[int, Strict(), Field(ge=1, le=64)] = said(

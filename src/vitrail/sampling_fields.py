@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 
-from vitrail.request_fields import Model, Scale, Side, Steps, Unit
+from vitrail.request_fields import Model, Scale, Side, Steps, Unit, Word
 
 __all__ = [
     "SAMPLER_LABELS",
@@ -119,5 +119,6 @@ class SamplingDefaults(Model):
     truncation: Truncation | None = None
     noise_strength: Strength = 1.0
     noise: NoiseName | None = None
+    style: Word | None = None
     width: Side = 128
     height: Side = 128

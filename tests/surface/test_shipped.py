@@ -42,6 +42,19 @@ def test_a_shipped_model_is_at_most_60_megabytes(name: str) -> None:
     assert (SHIPPED / name / "card.md").is_file()
 
 
+def test_without_a_style_the_model_takes_its_own() -> None:
+    with Engine() as engine:
+        made = {}
+        for style in (None, "noto", "none", "firefox"):
+            job = engine.submit(
+                TextToImageRequest(prompt="a cat", seed=1, steps=2, style=style, width=32, height=32)
+            )
+            made[style] = next(event for event in engine.events(job) if isinstance(event, PictureDone))
+    assert made[None].record.request.style == "noto"
+    assert made[None].picture.tobytes() == made["noto"].picture.tobytes()
+    assert len({event.picture.tobytes() for event in made.values()}) == 3
+
+
 def test_the_token_model_gives_a_picture_back() -> None:
     from io import BytesIO
 
