@@ -13,14 +13,14 @@ from vitrail import Destination, Engine, PictureDone, TextToImageRequest
 from vitrail.images import grid
 
 PROMPTS = (
-    "a smiling face with sunglasses",
-    "a red apple",
-    "a cat sitting in a garden",
-    "一棵树",
-    "three yellow stars",
-    "夜景",
-    "a blue car on a yellow background",
-    "a fish to the left of an anchor",
+    "a grinning face",
+    "a strawberry",
+    "熊猫",
+    "一辆红色的汽车",
+    "a penguin",
+    "a carrot",
+    "a guitar",
+    "a tree",
 )
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     labels: list[str] = []
     with Engine() as engine:
         jobs = [
-            engine.submit(TextToImageRequest(prompt=prompt, seed=7), Destination.of(str(folder)))
+            engine.submit(TextToImageRequest(prompt=prompt, seed=2), Destination.of(str(folder)))
             for prompt in PROMPTS
         ]
         for prompt, job in zip(PROMPTS, jobs, strict=True):
