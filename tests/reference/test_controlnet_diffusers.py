@@ -112,7 +112,8 @@ def test_residuals(tmp_path: Path, family: str, form: str) -> None:
             assert found is not None
             for theirs, ours in zip([*down, mid], [*found.down, found.mid], strict=True):
                 assert theirs.abs().max() > 0
-                assert (theirs - ours).abs().max() <= 1e-6 * theirs.abs().max()
+                # Roundings of 1e-7 add up over the layers; how far depends on the number of threads.
+                assert (theirs - ours).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 def test_names_are_those_of_the_original() -> None:
