@@ -163,7 +163,7 @@ def test_the_guard_limits_the_wound() -> None:
     assert without[:50] == with_it[:50]  # one and the same training up to the start
     before = sum(without[40:50]) / 10
     assert sum(without[-10:]) / 10 > 1.5 * before
-    # How far it comes back differs with the order in which threads add up: 1.14 times with one, 1.22 with two,
+    # How far it comes back differs with the order in which threads add up: 1.14 times with one, 1.22 with two
     # against 3.0 and 3.8 without the guard.
     wound, healed = sum(without[-10:]) / 10 - before, sum(with_it[-10:]) / 10 - before
     assert healed < 0.5 * wound
