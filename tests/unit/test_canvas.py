@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from vitrail.errors import InputError
+from vitrail.models.canvas import Sketch
 from vitrail.models.shell_dit import ShellDiT
+from vitrail.models.token_readers import MaskedReader
 from vitrail.models.token_transformer import Conditions, TokenTransformer
 from vitrail.recipe import ShellDiTConfig, parse_recipe
 from vitrail.recipe.priors import TokenTransformerConfig
@@ -131,6 +133,40 @@ def test_a_token_model_gains_a_canvas_unchanged_and_then_listens_to_it() -> None
         before = sketched(codes, conditions)
         torch.nn.init.normal_(getattr(sketched, name).weight, std=0.5)
         assert float((sketched(codes, conditions) - before).detach().abs().max()) > 1e-3, name
+
+
+def test_a_sketch_is_drawn_once_for_all_passes_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TokenTransformerConfig(
+        mode="masked", codes=12, rows=3, columns=3, width=32, depth=1, heads=2, text=True, text_width=24,
+        vocabulary=50, word_width=8, styles=3, canvas_width=48, canvas_depth=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = TokenTransformer(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    conditions = Conditions(*words(4), torch.tensor([0, 1, 2, 3]))
+    states = [torch.full((rows, 3, 3), -1) for rows in (4, 4, 2, 4, 2)]
+    states[1][:, 0] = 5
+    with torch.no_grad():
+        expected = [
+            model(torch.where(codes < 0, model.unknown, codes).flatten(1), conditions.rows(slice(len(codes))))
+            for codes in states
+        ]
+    calls = 0
+    sketch = model.sketch
+
+    def counted(given: Conditions) -> Sketch | None:
+        nonlocal calls
+        calls += 1
+        return sketch(given)
+
+    monkeypatch.setattr(model, "sketch", counted)
+    reader = MaskedReader(model, conditions)
+    with torch.no_grad():
+        for codes, logits in zip(states, expected, strict=True):
+            assert torch.equal(reader(codes).flatten(1, 2), logits)
+    assert calls == 2  # one for four rows, one for two
 
 
 def test_a_causal_model_cannot_have_one() -> None:

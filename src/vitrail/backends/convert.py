@@ -17,6 +17,7 @@ from vitrail.backends import diffusers_vq, taming, taming_prior
 from vitrail.backends.checkpoints import SUFFIXES, Checkpoint, about, read_checkpoint
 from vitrail.backends.configs import read_json, read_yaml
 from vitrail.backends.conversion import Converted
+from vitrail.backends.hostile_names import refuse_code
 from vitrail.errors import ArtifactError, InputError
 from vitrail.files import atomic_folder, sha256_of, shown
 from vitrail.store.artifacts import save
@@ -57,7 +58,7 @@ def convert(source: Path | str, config: Path | str | None = None) -> Source:
     path = Path(source)
     given = None if config is None else Path(config)
     if path.is_dir():
-        _refuse_code(path)
+        refuse_code(path, _CODE, _MAX_ENTRIES, "the checkpoint")
         path, found = _within(path)
         if given is not None and found is not None and found.name == "config.json":
             raise InputError(
@@ -157,21 +158,6 @@ def _card(source: Source, name: str, part: str | None = None) -> str:
 
 
 # -- finding the files ---------------------------------------------------------------------------------------
-
-
-def _refuse_code(folder: Path) -> None:
-    count = 0
-    for place, folders, names in os.walk(folder):
-        for name in [*folders, *names]:
-            count += 1
-            if Path(name).suffix.lower() in _CODE:
-                raise ArtifactError(
-                    f"{shown(Path(place, name))} could carry code; nothing here is read: remove that file"
-                )
-            if count > _MAX_ENTRIES:
-                raise ArtifactError(
-                    f"{shown(folder)} holds more than {_MAX_ENTRIES} files; give the checkpoint"
-                )
 
 
 def _within(folder: Path) -> tuple[Path, Path | None]:

@@ -1,4 +1,6 @@
-"""Functions that no checkpoint has a reason to name: a file that does is an attack, and is called one.
+"""Names that nothing with weights in it has a reason to hold: functions in a checkpoint, code in a folder.
+
+A checkpoint that names such a function is an attack, and is called one.
 
 The list protects nothing by itself (a name is never looked up, see :mod:`vitrail.backends.inert`); what is
 not on it becomes a placeholder. Modules count with all that is in them.
@@ -6,7 +8,31 @@ not on it becomes a placeholder. Modules count with all that is in them.
 
 from __future__ import annotations
 
-__all__ = ["hostile"]
+import os
+from collections.abc import Container
+from pathlib import Path
+
+from vitrail.errors import ArtifactError
+from vitrail.files import shown
+
+__all__ = ["hostile", "refuse_code"]
+
+
+def refuse_code(folder: Path, endings: Container[str], most: int, instead: str) -> None:
+    """Raise :class:`ArtifactError` for a file or folder in ``folder``, however deep, with one of ``endings``
+    (in small letters, with the dot), and for more than ``most`` entries; ``instead``: what to give then.
+    """
+    count = 0
+    for place, folders, names in os.walk(folder):
+        for name in [*folders, *names]:
+            count += 1
+            if Path(name).suffix.lower() in endings:
+                raise ArtifactError(
+                    f"{shown(Path(place, name))} could carry code; nothing here is read: remove that file"
+                )
+            if count > most:
+                raise ArtifactError(f"{shown(folder)} holds more than {most} files; give {instead}")
+
 
 HOSTILE_MODULES = frozenset(
     {

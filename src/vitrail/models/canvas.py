@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,8 +67,3 @@ class Canvas(nn.Module):
         hidden = self.norm(hidden)
         places = functional.gelu(self.sketch(hidden)).view(len(hidden), self.count, -1)
         return Sketch(hidden, places, self.values(places))
-
-    def frozen(self, states: Tensor, mask: Tensor, styles: Tensor) -> Sketch:
-        """As ``forward``, without a gradient: the generator learns to use the sketch, not to change it."""
-        with torch.no_grad():
-            return Sketch(*self(states, mask, styles))

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitrail.models.canvas import Canvas
+from vitrail.models.canvas import Canvas, Sketch
 from vitrail.models.layers import Attention, FeedForward, modulate, timestep_features
 from vitrail.recipe import ShellDiTConfig
 
@@ -115,7 +115,9 @@ class ShellDiT(nn.Module):
     - x: noisy pictures (B, 3, S, S), x = (1 - t) x0 + t noise,
     - t: noise level (B,) in [0, 1],
     - states, mask, ids: what the text encoder returns, (B, T, text_width), (B, T) bool, (B, T) int64,
-    - styles: (B,) int64, 0 for no style, else 1..config.styles.
+    - styles: (B,) int64, 0 for no style, else 1..config.styles,
+    - sketch: what :meth:`sketch` gave for the same words and styles, so that a walk down the noise levels
+      draws it once; drawn here where it is left out.
     """
 
     def __init__(self, config: ShellDiTConfig) -> None:
@@ -165,14 +167,22 @@ class ShellDiT(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(
-        self, x: Tensor, t: Tensor, states: Tensor, mask: Tensor, ids: Tensor, styles: Tensor
+        self,
+        x: Tensor,
+        t: Tensor,
+        states: Tensor,
+        mask: Tensor,
+        ids: Tensor,
+        styles: Tensor,
+        sketch: Sketch | None = None,
     ) -> Tensor:
         config = self.config
         words = self.words(states, ids, mask)
         weights = mask[:, :, None].to(words.dtype)
         pooled = (words * weights).sum(1) / weights.sum(1).clamp_min(1)
         given = self.time(timestep_features(t, 256)) + self.style(styles) + self.summary(pooled)
-        sketch = None if self.canvas is None else self.canvas.frozen(states, mask, styles)
+        if sketch is None:
+            sketch = self.sketch(states, mask, styles)
         if sketch is not None:
             given = given + self.canvas_condition(sketch.hidden)
         condition = functional.silu(given)
@@ -207,6 +217,14 @@ class ShellDiT(nn.Module):
             return drawn
         share = self.canvas_share(condition).float()[:, :, None, None]
         result: Tensor = drawn + share * self._picture(sketch.values)
+        return result
+
+    def sketch(self, states: Tensor, mask: Tensor, styles: Tensor) -> Sketch | None:
+        """Return the canvas's sketch of B prompts, without a gradient; None for a network without one."""
+        if self.canvas is None:
+            return None
+        with torch.no_grad():
+            result: Sketch = self.canvas(states, mask, styles)
         return result
 
     def draw_canvas(self, states: Tensor, mask: Tensor, styles: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrail.errors import CheckpointError
+from vitrail.models.canvas import Sketch
 from vitrail.models.token_blocks import Cache
 from vitrail.models.token_decoding import StepDecoder
 from vitrail.models.token_transformer import Conditions, TokenTransformer
@@ -26,10 +27,15 @@ class MaskedReader:
     def __init__(self, network: TokenTransformer, conditions: Conditions) -> None:
         self.network = network
         self.conditions = conditions
+        self._sketches: dict[int, Sketch | None] = {}  # by rows: the passes of a picture share one
 
     def __call__(self, codes: Tensor) -> Tensor:
         flat = torch.where(codes < 0, self.network.unknown, codes).flatten(1)
-        logits: Tensor = self.network(flat, self.conditions.rows(slice(len(codes))))
+        rows = len(codes)
+        conditions = self.conditions.rows(slice(rows))
+        if rows not in self._sketches:
+            self._sketches[rows] = self.network.sketch(conditions)
+        logits: Tensor = self.network(flat, conditions, self._sketches[rows])
         return logits.view(*codes.shape, -1)
 
 

@@ -144,9 +144,10 @@ class TokenTransformer(nn.Module):
         """The number that stands for a code not known yet (masked models)."""
         return self.config.codes
 
-    def forward(self, codes: Tensor, conditions: Conditions) -> Tensor:
+    def forward(self, codes: Tensor, conditions: Conditions, sketch: Sketch | None = None) -> Tensor:
         causal = self.config.mode == "causal"
-        sketch = None if self.canvas is None else self.draw_canvas(conditions, frozen=True)
+        if sketch is None:
+            sketch = self.sketch(conditions)
         tokens, seen, modulation, final = self._prefix(conditions, len(codes), codes.device, sketch)
         before = tokens.shape[1]
         embedded = self.embed(codes[:, :-1] if causal else codes, 0)
@@ -159,10 +160,20 @@ class TokenTransformer(nn.Module):
             tokens = block(tokens, blocked, vectors)
         return self._logits(tokens[:, before - 1 if causal else before :], final, sketch)
 
-    def draw_canvas(self, conditions: Conditions, frozen: bool = False) -> Sketch:
+    def sketch(self, conditions: Conditions) -> Sketch | None:
+        """Return the canvas's sketch of B prompts, without a gradient; None for a network without one.
+
+        It may be given to every pass for the same conditions, in place of being drawn anew.
+        """
+        if self.canvas is None:
+            return None
+        with torch.no_grad():
+            return self.draw_canvas(conditions)
+
+    def draw_canvas(self, conditions: Conditions) -> Sketch:
         """Return the canvas's sketch of B prompts; its values are logits (B, n, K) of every code by itself.
 
-        Without a gradient if ``frozen``. Raises :class:`InputError` for conditions without text, and
+        Raises :class:`InputError` for conditions without text, and
         :class:`ValueError` for a network without a canvas.
         """
         if self.canvas is None:
@@ -172,7 +183,8 @@ class TokenTransformer(nn.Module):
             raise InputError("this model reads text; give the conditions states, mask and ids")
         if styles is None:
             styles = torch.zeros(len(states), dtype=torch.long, device=states.device)
-        return self.canvas.frozen(states, mask, styles) if frozen else self.canvas(states, mask, styles)
+        result: Sketch = self.canvas(states, mask, styles)
+        return result
 
     def begin(
         self, past: Tensor, conditions: Conditions, capacity: int | None = None

@@ -7,13 +7,14 @@ in as well as out, the canvas reduces them to that size (:mod:`vitrail.tasks.can
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from vitrail.backends.model import Conditioning, Control, KnownPicture
 from vitrail.errors import InputError
+from vitrail.models.canvas import Sketch
 from vitrail.models.latent import Autoencoder, LatentSpec
 from vitrail.runtime import Precision, autocast
 from vitrail.samplers.paths import NoisePath
@@ -61,6 +62,7 @@ class PixelBound:
     precision: Precision
     step: int = 0
     steps: int = 1
+    _sketches: dict[tuple[int, int], Sketch | None] = field(default_factory=dict)
 
     def cond(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return x0 for the prompt."""
@@ -83,8 +85,11 @@ class PixelBound:
         styles = torch.full((count * copies,), self.reading.style, device=x.device)
         x, sigma = x.repeat(copies, 1, 1, 1), sigma.repeat(copies)
         path = self.model.path
+        network, key = self.model.network, (copies, count)
         with autocast(x.device, self.precision):
-            output: Tensor = self.model.network(x, path.time(sigma), states, mask, ids, styles)
+            if key not in self._sketches:
+                self._sketches[key] = network.sketch(states, mask, styles)
+            output: Tensor = network(x, path.time(sigma), states, mask, ids, styles, self._sketches[key])
         return path.to_x0(output.to(x.dtype), x, sigma, "x0")
 
 

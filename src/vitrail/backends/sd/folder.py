@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from vitrail.backends.checkpoints import about, read_checkpoint
 from vitrail.backends.configs import read_json
+from vitrail.backends.hostile_names import refuse_code
 from vitrail.backends.sd.autoencoder import KLAutoencoder
 from vitrail.backends.sd.conditioning import TextEncoders, Tower
 from vitrail.backends.sd.families import family_of, noise_path, predicted
@@ -54,7 +54,7 @@ def read_folder(
     network predicts, where the folder is wrong about it.
     Raises :class:`ArtifactError` with one line that names the part which is missing or does not fit.
     """
-    _refuse_code(folder)
+    refuse_code(folder, _CODE, _MAX_ENTRIES, "the model's own")
     index = read_json(folder / INDEX)
     _refuse_other(folder, index)
     scheduler = _settings(folder / "scheduler" / "scheduler_config.json")
@@ -172,21 +172,6 @@ def _words(folder: Path, name: str, given: Path | None) -> ClipWords:
     if given is not None or not (folder / name).is_dir():
         return standard_words(given, pad=pad)
     return ClipWords.from_folder(folder / name)
-
-
-def _refuse_code(folder: Path) -> None:
-    count = 0
-    for place, folders, names in os.walk(folder):
-        for name in [*folders, *names]:
-            count += 1
-            if Path(name).suffix.lower() in _CODE:
-                raise ArtifactError(
-                    f"{shown(Path(place, name))} could carry code; nothing here is read: remove that file"
-                )
-            if count > _MAX_ENTRIES:
-                raise ArtifactError(
-                    f"{shown(folder)} holds more than {_MAX_ENTRIES} files; give the model's own"
-                )
 
 
 def _refuse_other(folder: Path, index: Mapping[str, Any]) -> None:
