@@ -37,6 +37,10 @@ COMMANDS: dict[str, Text] = {
     "encode": Text("the codes of a picture in a file", "把图片的编码写入文件"),
     "decode": Text("a file of codes back to a picture", "把编码文件还原成图片"),
     "codebook": Text("what each code of a tokenizer draws", "展示每个编码画出什么"),
+    "studio": Text("open the studio in a browser", "在浏览器中打开工作室"),
+    "serve": Text("answer requests over HTTP", "通过 HTTP 提供服务"),
+    "worker": Text("take jobs from a queue that several machines share", "从多机共享的队列中领取任务"),
+    "gallery": Text("search, check and repair the pictures kept", "检索、检查与修复图库"),
     "doctor": Text("show versions, devices and folders", "显示版本、设备与目录"),
 }
 
