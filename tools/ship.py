@@ -87,7 +87,7 @@ def main() -> None:
     if arguments.data:
         extra["ATTRIBUTION.md"] = (arguments.data / "ATTRIBUTION.md").read_text(encoding="utf-8")
     extra["styles.json"] = json.dumps(list(STYLES))
-    extra["recipe.toml"] = dump_recipe(load_recipe(arguments.run / "recipe.toml"))
+    extra["recipe.toml"] = dump_recipe(published(load_recipe(arguments.run / "recipe.toml")))
     extra["card.md"] = card.format_map(Figures(figures, arguments.run))
     if arguments.model == "vqgan":
         save(part, staged.with_name("tokenizer.new"), "float16")
@@ -124,6 +124,14 @@ def save(run: Path, target: Path, storage: Storage, **more: Any) -> None:
         storage=storage,
         **more,
     )
+
+
+def published(recipe: Any) -> Any:
+    """The recipe without the folders of the machine it ran on; the card tells what it started from."""
+    changes: dict[str, Any] = {"run": recipe.run.model_copy(update={"warm_start": None})}
+    if hasattr(recipe, "tokenizer"):
+        changes["tokenizer"] = recipe.tokenizer.model_copy(update={"source": "tokenizer"})
+    return recipe.model_copy(update=changes)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
