@@ -50,6 +50,9 @@ SCHEDULE_LABELS: dict[str, str] = {
     "exponential": "Exponential",
     "simple": "Simple",
     "sgm_uniform": "SGM Uniform",
+    "linspace": "Normal",
+    "leading": "DDIM",
+    "lcm": "LCM",
     "cosine": "Cosine",
     "raster": "Raster",
 }
@@ -68,7 +71,9 @@ SamplerName = Literal[
     "maskgit",
     "autoregressive",
 ]
-ScheduleName = Literal["karras", "exponential", "simple", "sgm_uniform", "cosine", "raster"]
+ScheduleName = Literal[
+    "karras", "exponential", "simple", "sgm_uniform", "linspace", "leading", "lcm", "cosine", "raster"
+]
 
 
 def _known_spelling(labels: dict[str, str]) -> BeforeValidator:

@@ -13,7 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from vitrail.samplers import VP, Flow, exponential, flow_shift, karras, sgm_uniform, simple
+from vitrail.errors import InputError
+from vitrail.samplers import (
+    VP,
+    Flow,
+    exponential,
+    flow_shift,
+    karras,
+    lcm_times,
+    leading,
+    linspace,
+    sgm_uniform,
+    simple,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 
@@ -67,3 +79,27 @@ def test_flow(steps: int, shift: float) -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(sigmas=[1.0 - i / steps for i in range(steps)])
     close(flow_shift(simple(steps, Flow()), shift), scheduler.sigmas)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20, 50, 999])
+def test_leading(steps: int) -> None:
+    options = {"timestep_spacing": "leading", "steps_offset": 1}
+    close(leading(steps, VP()), sigmas(diffusers.EulerDiscreteScheduler, steps, **TABLE, **options))
+
+
+@pytest.mark.parametrize("steps", [2, 5, 20, 31])
+def test_linspace(steps: int) -> None:
+    # diffusers interpolates sigma between two training times, vitrail its logarithm: they part at the lowest
+    # times alone, which lie far apart.
+    theirs = sigmas(diffusers.EulerDiscreteScheduler, steps, **TABLE, timestep_spacing="linspace")
+    torch.testing.assert_close(linspace(steps, VP()), theirs, rtol=3e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 7, 8, 50])
+def test_lcm(steps: int) -> None:
+    scheduler = diffusers.LCMScheduler(**TABLE)
+    scheduler.set_timesteps(steps)
+    table = torch.from_numpy(VP().table).float()
+    close(lcm_times(steps, VP())[:-1], table[scheduler.timesteps])
+    with pytest.raises(InputError, match="50 times"):
+        lcm_times(51, VP())

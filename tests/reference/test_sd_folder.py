@@ -23,6 +23,7 @@ from sd_compare import (
 from sd_tiny import make_folder
 
 from vitrail.backends.sd.open import open_stable_diffusion
+from vitrail.tasks.diffusion import first_state, noise_levels
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 STEPS = 5
@@ -96,6 +97,30 @@ def test_other_schedules(
     if options.get("timestep_spacing") == "trailing" and sampler == "euler":
         start = noise() * float(sigmas[0])  # diffusers starts so where the first time is the last one trained
     assert relative(sample(models["sd1"], sampler, sigmas, start), wanted) <= TOLERANCE
+
+
+# Where diffusers' multistep schedulers space their times otherwise ("leading" of one step more,
+# "linspace" without its end and rounded), test_other_schedules compares the walks alone.
+@pytest.mark.parametrize(
+    ("sampler", "schedule", "options"),
+    [(sampler, "leading", {}) for sampler in ("euler", "euler_ancestral", "ddim")]
+    + [
+        (sampler, "simple", {"timestep_spacing": "trailing"})
+        for sampler in ("euler", "euler_ancestral", "ddim", "dpmpp_2m", "unipc")
+    ]
+    + [(sampler, "linspace", {"timestep_spacing": "linspace"}) for sampler in ("euler", "euler_ancestral")],
+)
+def test_our_own_schedules(
+    sampler: str, schedule: str, options: dict[str, Any], folders: dict[str, Path], models: dict[str, Any]
+) -> None:
+    """Sigmas and start are ours: nothing is taken over from diffusers' scheduler."""
+    _, wanted, _ = theirs(folders["sd1"], sampler, **options)
+    model = models["sd1"]
+    settings = model.defaults.model_copy(update={"sampler": sampler, "schedule": schedule, "steps": STEPS})
+    sigmas = noise_levels(settings, model.path)
+    start = first_state(settings, model.path, noise(), float(sigmas[0]))
+    got = sample(model, sampler, sigmas, start, generator=torch.Generator().manual_seed(9))
+    assert relative(got, wanted) <= TOLERANCE
 
 
 def test_the_comparison_can_fail(folders: dict[str, Path], models: dict[str, Any]) -> None:

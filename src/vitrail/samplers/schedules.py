@@ -15,9 +15,21 @@ from torch import Tensor
 from vitrail.errors import InputError
 from vitrail.samplers.paths import Flow, NoisePath
 
-__all__ = ["SCHEDULES", "Schedule", "exponential", "flow_shift", "karras", "sgm_uniform", "simple"]
+__all__ = [
+    "SCHEDULES",
+    "Schedule",
+    "exponential",
+    "flow_shift",
+    "karras",
+    "lcm_times",
+    "leading",
+    "linspace",
+    "sgm_uniform",
+    "simple",
+]
 
 _MAX_STEPS = 1000
+_TAUGHT = 50  # times that the distillation of latent consistency models jumps between
 _FLOW = Flow()
 
 
@@ -82,6 +94,42 @@ def sgm_uniform(steps: int, path: NoisePath = _FLOW) -> Tensor:
     return _finish(path.uniform([1.0 - i / steps for i in range(steps)], discrete=False))
 
 
+def leading(steps: int, path: NoisePath = _FLOW) -> Tensor:
+    """Training times 1 + i * (train_steps // steps), which stop short of the last one.
+
+    The "leading" times of Lin et al. 2023, arXiv:2305.08891, table 2, with the offset of 1 that Stable
+    Diffusion's own schedulers have (DDIM's in its first code). A path without training times counts 1,000.
+    Raises :class:`InputError` for a step count that is not allowed.
+    """
+    _check_steps(steps)
+    count = _train_steps(path)
+    times = [min(1 + i * (count // steps), count - 1) for i in reversed(range(steps))]
+    return _finish(path.uniform([(time + 1) / count for time in times], discrete=True))
+
+
+def linspace(steps: int, path: NoisePath = _FLOW) -> Tensor:
+    """Training times evenly spaced from the last one to the first, both visited: "linspace" of Lin et al.
+    2023, arXiv:2305.08891, table 2; "Normal" in A1111's programs.
+
+    Raises :class:`InputError` for a step count that is not allowed.
+    """
+    _check_steps(steps)
+    return _finish(path.uniform([1.0 - share for share in _ramp(steps)], discrete=False))
+
+
+def lcm_times(steps: int, path: NoisePath = _FLOW) -> Tensor:
+    """The times that latent consistency models were taught to jump between: ``steps`` of the 50 training
+    times 20 i - 1, spread evenly from the last (Luo et al. 2023, arXiv:2310.04378, section 4.3).
+
+    Raises :class:`InputError` for a step count that is not allowed; 50 are the most.
+    """
+    _check_steps(steps)
+    if steps > _TAUGHT:
+        raise InputError(f"steps is {steps}; schedule lcm has {_TAUGHT} times, use so many or fewer")
+    taught = [(i + 1) / _TAUGHT for i in reversed(range(_TAUGHT))]
+    return _finish(path.uniform([taught[i * _TAUGHT // steps] for i in range(steps)], discrete=True))
+
+
 def flow_shift(sigmas: Tensor, shift: float) -> Tensor:
     """Return flow sigmas moved towards noise: shift * s / (1 + (shift - 1) * s); 0 and 1 stay.
 
@@ -102,6 +150,9 @@ SCHEDULES: dict[str, Schedule] = {
     "exponential": exponential,
     "simple": simple,
     "sgm_uniform": sgm_uniform,
+    "linspace": linspace,
+    "leading": leading,
+    "lcm": lcm_times,
 }
 """Every schedule by the name that requests use."""
 
@@ -109,6 +160,10 @@ SCHEDULES: dict[str, Schedule] = {
 def _check_steps(steps: int) -> None:
     if not 1 <= steps <= _MAX_STEPS:
         raise InputError(f"steps is {steps}; allowed are 1 to {_MAX_STEPS}")
+
+
+def _train_steps(path: NoisePath) -> int:
+    return int(getattr(path, "train_steps", 1000))
 
 
 def _bounds(

@@ -32,6 +32,7 @@ __all__ = [
     "Sampling",
     "check_sampling",
     "denoise",
+    "first_state",
     "in_numbers",
     "noise_levels",
     "precision_of",
@@ -74,6 +75,16 @@ def noise_levels(settings: Sampling, path: NoisePath, strength: float = 1.0) -> 
     if path.name == "flow":
         sigmas = flow_shift(sigmas, settings.shift)
     return sigmas[settings.steps - steps_taken(settings.steps, strength) :]
+
+
+def first_state(settings: Sampling, path: NoisePath, eps: Tensor, sigma: float) -> Tensor:
+    """The state at ``sigma`` that a walk from nothing starts with, (B, C, h, w) as the noise ``eps``.
+
+    See :attr:`vitrail.samplers.solvers.SamplerInfo.plain_start`.
+    """
+    if SAMPLERS[settings.sampler].plain_start and settings.schedule in ("linspace", "simple"):
+        return eps * sigma
+    return path.start(eps, sigma)
 
 
 class Draws:

@@ -35,6 +35,7 @@ from vitrail.tasks.diffusion import (
     Sampling,
     check_sampling,
     denoise,
+    first_state,
     in_numbers,
     noise_levels,
     precision_of,
@@ -219,7 +220,7 @@ def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
         assert known is not None
         return known
     begin = float(sigmas[0])
-    fresh = model.path.start(noise, begin)
+    fresh = first_state(settings, model.path, noise, begin)
     start = fresh if known is None else model.path.noised(known, noise, begin)
     release: Tensor | None = None
     if mask is not None:

@@ -28,6 +28,7 @@ from vitrail.tasks.diffusion import (
     Draws,
     check_sampling,
     denoise,
+    first_state,
     in_numbers,
     noise_levels,
     precision_of,
@@ -149,7 +150,7 @@ def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
         resolved.subseed_strength,
     )
     sigmas = noise_levels(resolved, model.path)
-    start = model.path.start(draws.first(context.device), float(sigmas[0]))
+    start = first_state(resolved, model.path, draws.first(context.device), float(sigmas[0]))
     bound = canvas.bind(
         job.conditioning,
         precision,

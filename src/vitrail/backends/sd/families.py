@@ -171,7 +171,7 @@ def defaults_of(
     found = re.search(r"(?<!\d)(\d{1,2}) ?steps?\b", plain)
     few: dict[str, Any] = {"schedule": "simple", "cfg_scale": 1.0, "steps": 4}
     if guided or re.search(r"\blcm\b", plain) or scheduler == "LCMScheduler":
-        few |= {"sampler": "lcm", "cfg_scale": 8.0 if guided else 1.0}
+        few |= {"sampler": "lcm", "schedule": "lcm", "cfg_scale": 8.0 if guided else 1.0}
     elif "turbo" in plain:
         few |= {"sampler": "euler_ancestral"}
     elif re.search(r"lightning|\bhyper\b", plain):
