@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, Strict, StringConstraints, model_validator
 
-from vitrail.diffusion_fields import Addons, GuidanceFields, SamplingFields
+from vitrail.diffusion_fields import Addons, GuidanceFields, SamplingFields, hastened
 from vitrail.request_fields import (
     MAX_PROMPT,
     MAX_SEED,
@@ -276,7 +276,7 @@ class InpaintRequest(Addons, GuidanceFields, _Drawn):
         if isinstance(defaults, TokenDefaults):
             return parse(ResolvedInpaint, self.filled(defaults))
         own = {name: getattr(defaults, name) for name in SamplingFields.model_fields}
-        return parse(ResolvedInpaint, self.filled(TokenDefaults(temperature=1.0), own))
+        return parse(ResolvedInpaint, self.filled(TokenDefaults(temperature=1.0), own | hastened(self)))
 
 
 class ResolvedInpaint(InpaintRequest):

@@ -28,6 +28,7 @@ from vitrail.request_fields import (
 from vitrail.sampling_fields import Interval, Sampler, Schedule, Shift
 
 __all__ = [
+    "FAST_GUIDANCE",
     "MAX_ADDONS",
     "Addons",
     "ControlUse",
@@ -38,10 +39,14 @@ __all__ = [
     "SurfaceFields",
     "WordFields",
     "Wrap",
+    "hastened",
     "public_file",
     "said",
 ]
 
+FAST_GUIDANCE = (0.5, 1.0)
+"""The guidance interval of a ``fast`` request that gives none: as long as there is more noise than picture, which
+of 20 even steps of Stable Diffusion are the first 12 (Kynkäänniemi et al. 2024, arXiv:2404.07724)."""
 MAX_ADDONS = 16
 """Most LoRAs, embeddings or controls of one request."""
 
@@ -173,7 +178,7 @@ def _lora(value: Any) -> Any:
 
 
 class Addons(Model):
-    """What is added to a model that takes it (Stable Diffusion)."""
+    """What is added to a model that takes it, or asked of it (Stable Diffusion)."""
 
     lora: tuple[Annotated[LoraUse, BeforeValidator(_lora)], ...] = said(
         "LoRA to add, as NAME or NAME:WEIGHT; may be given several times.",
@@ -204,6 +209,12 @@ class Addons(Model):
         "读取文本编码器倒数第几层；1 为最后一层。默认由模型决定。",
         default=None,
     )
+    fast: bool = said(
+        "About a third of the time for a slightly different picture: deep features of the network are used for "
+        "several steps, guidance acts in the first part of them, previews are rough.",
+        "约三分之一的用时，画面略有差异：网络深层特征在数步间复用，引导只在前段起作用，预览较粗略。",
+        default=False,
+    )
 
 
 class SurfaceFields(Model):
@@ -219,6 +230,11 @@ class SurfaceFields(Model):
         "让边缘无缝衔接（纹理）：x 左右，y 上下，xy 四边。",
         default="none",
     )
+
+
+def hastened(request: Addons) -> dict[str, Any]:
+    """Settings that ``fast`` puts in place of the model's own."""
+    return {"guidance_interval": FAST_GUIDANCE} if request.fast else {}
 
 
 def public_file(name: str) -> str:

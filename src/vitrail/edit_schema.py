@@ -10,7 +10,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import StringConstraints, model_validator
 
-from vitrail.diffusion_fields import Addons, SamplingFields, SizeFields, SurfaceFields, WordFields, said
+from vitrail.diffusion_fields import (
+    Addons,
+    SamplingFields,
+    SizeFields,
+    SurfaceFields,
+    WordFields,
+    hastened,
+    said,
+)
 from vitrail.request_fields import (
     MAX_PROMPT,
     MAX_SEED,
@@ -68,7 +76,7 @@ class EditRequest(SizeFields, SurfaceFields, Addons, SamplingFields, WordFields)
         """Fill every open setting from ``defaults``; the seed is drawn if there is none."""
         given = {name: getattr(self, name) for name in type(self).model_fields}
         given = {name: value for name, value in given.items() if value is not None}
-        return parse(ResolvedEdit, {"seed": new_seed()} | sampling_of(defaults) | given)
+        return parse(ResolvedEdit, {"seed": new_seed()} | sampling_of(defaults) | hastened(self) | given)
 
 
 class ResolvedEdit(EditRequest):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, BeforeValidator, Field, Strict, StringConstraints, model_validator
 
 from vitrail.codes_schema import MAX_FRAMES, CodesRequest, ResolvedCodesRequest
-from vitrail.diffusion_fields import Addons, SamplingFields, SurfaceFields, WordFields, said
+from vitrail.diffusion_fields import Addons, SamplingFields, SurfaceFields, WordFields, hastened, said
 from vitrail.edit_schema import EditRequest, ResolvedEdit
 from vitrail.errors import InputError
 from vitrail.photo_schema import PhotoRequest
@@ -187,7 +187,7 @@ class TextToImageRequest(SurfaceFields, Addons, SamplingFields, WordFields):
     def resolve(self, defaults: SamplingDefaults, seed: int | None = None) -> ResolvedTextToImage:
         """Fill every open setting: from ``defaults``, and the seed from ``seed`` or a fresh random one."""
         given = self.model_dump(exclude_none=True)
-        filled = defaults.model_dump() | given
+        filled = defaults.model_dump() | hastened(self) | given
         if self.panorama:
             filled |= {"tile": True, "seamless": "xy" if "y" in self.seamless else "x"}
             filled["width"] = self.width or min(4096, 2 * filled["height"])

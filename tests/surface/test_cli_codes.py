@@ -125,7 +125,7 @@ def test_the_requests_are_frozen() -> None:
         codes_schema.InpaintRequest: [
             *("n", "seed", "prompt", "style", "steps", "cfg_scale", "temperature", "model"),
             *("cfg_rescale", "guidance_interval", "sampler", "schedule", "shift"),
-            *("lora", "control", "vae", "embedding", "clip_skip"),
+            *("lora", "control", "vae", "embedding", "clip_skip", "fast"),
             *("picture", "mask", "expand", "feather"),
             *("negative_prompt", "strength", "content", "repeats", "only_masked", "padding"),
         ],

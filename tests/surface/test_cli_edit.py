@@ -259,7 +259,8 @@ def test_the_surface_of_an_edit_is_frozen() -> None:
     assert [row.name for row in describe(EditRequest)] == [
         *("prompt", "negative_prompt", "style", "n", "seed", "steps", "cfg_scale"),
         *("cfg_rescale", "guidance_interval", "sampler", "schedule", "shift"),
-        *("lora", "control", "vae", "embedding", "clip_skip", "tile", "seamless", "width", "height"),
+        *("lora", "control", "vae", "embedding", "clip_skip", "fast"),
+        *("tile", "seamless", "width", "height"),
         *("picture", "strength", "mask", "fit", "model"),
     ]
 

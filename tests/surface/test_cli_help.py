@@ -195,6 +195,7 @@ def test_the_surface_of_generate_is_frozen() -> None:
         "vae",
         "embedding",
         "clip_skip",
+        "fast",
         "model",
         "prompts_file",
         "output",

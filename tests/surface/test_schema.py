@@ -81,6 +81,7 @@ def test_the_surface_is_frozen() -> None:
         ("vae", None, None, None),
         ("embedding", (), None, None),
         ("clip_skip", None, 1, 12),
+        ("fast", False, None, None),
         ("tile", False, None, None),
         ("seamless", "none", None, None),
         ("temperature", None, 0.0, 10.0),

@@ -80,6 +80,51 @@ def test_another_batch_is_a_whole_pass() -> None:
         assert (reuse.passes, reuse.whole) == (3, 2)
 
 
+def test_texts_that_take_turns_do_not_mix() -> None:
+    network, x = unet(), noise(1, 4, 8, 8)
+    texts = [noise(1, 9, 32, seed=1), noise(1, 9, 32, seed=2)]
+
+    def answer(text: Tensor) -> Tensor:
+        with torch.no_grad():
+            made: Tensor = network(x, torch.tensor(501), encoder_hidden_states=text.clone()).sample
+        return made
+
+    wanted = [answer(text) for text in texts]
+    with DeepReuse(network, 3) as reuse:
+        for _ in range(3):
+            for text, one in zip(texts, wanted, strict=True):
+                assert torch.allclose(answer(text), one, atol=1e-6)
+        assert (reuse.passes, reuse.whole) == (6, 2)
+        for seed in range(10, 16):  # more texts than are kept
+            answer(noise(1, 9, 32, seed=seed))
+        answer(texts[0])
+        assert reuse.whole == 9
+
+
+def test_features_of_a_pass_with_control_are_reused() -> None:
+    network, x = unet(), noise(1, 4, 8, 8)
+    text = noise(1, 9, 32, seed=1)
+    sides = [(32, 8), (32, 8), (32, 8), (32, 4), (64, 4), (64, 4)]
+    down = [noise(1, width, side, side, seed=place) for place, (width, side) in enumerate(sides)]
+    middle = noise(1, 64, 4, 4, seed=9)
+
+    def answer() -> Tensor:
+        with torch.no_grad():
+            made: Tensor = network(
+                x,
+                torch.tensor(501),
+                text,
+                down_block_additional_residuals=tuple(down),
+                mid_block_additional_residual=middle,
+            ).sample
+        return made
+
+    wanted = answer()
+    with DeepReuse(network, 2):
+        assert torch.allclose(answer(), wanted, atol=1e-5)
+        assert torch.allclose(answer(), wanted, atol=1e-5)
+
+
 def test_interval_one_changes_nothing_and_zero_is_refused() -> None:
     network, x = unet(), noise(1, 4, 8, 8)
     wanted = passed(network, x)

@@ -13,17 +13,20 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import Tensor
 
 pytest.importorskip("diffusers")
 
 import sd_tiny
 
+from vitrail.backends.sd.autoencoder import KLAutoencoder
+from vitrail.backends.sd.fast import DeepReuse
 from vitrail.cli import main
 from vitrail.codes_schema import InpaintRequest, VaryRequest
 from vitrail.edit_schema import EditRequest
 from vitrail.errors import ArtifactError, CancelledError, InputError
 from vitrail.request_fields import FileRef
-from vitrail.schema import ImageRecord, PictureDone, TextToImageRequest, parse
+from vitrail.schema import ImageRecord, PictureDone, Preview, TextToImageRequest, parse
 from vitrail.tasks.canvas import plan_canvas
 from vitrail.tasks.context import Context
 from vitrail.tasks.core import TASKS, Loader
@@ -120,6 +123,71 @@ def test_a_name_and_a_path_are_the_same_model(loader: Loader, place: Path) -> No
     assert other.record.request.model == "tiny-sd"
     assert ImageRecord.from_json(other.record.to_json()) == other.record
     assert str(place) not in other.record.to_json()
+
+
+def test_fast_is_another_picture_that_can_be_made_again(
+    loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vitrail.backends.sd.model as module
+
+    made: list[DeepReuse] = []
+
+    def reuse(*given: Any) -> DeepReuse:
+        made.append(DeepReuse(*given))
+        return made[-1]
+
+    monkeypatch.setattr(module, "DeepReuse", reuse)
+    exact = pixels(loader, steps=6)
+    assert not made
+    fast = make(loader, steps=6, fast=True)
+    # guided for the first 4 of 6 steps; each batch size has its own whole first pass
+    assert [(one.passes, one.whole) for one in made] == [(6, 2)]
+    request = fast.record.request
+    assert (request.fast, request.guidance_interval) == (True, (0.5, 1.0))
+    assert not np.array_equal(np.asarray(fast.picture), exact)
+    again = make(loader, **fast.record.again().model_dump(exclude_none=True, exclude={"kind"}))
+    assert np.array_equal(np.asarray(again.picture), np.asarray(fast.picture))
+    own = make(loader, steps=6, fast=True, guidance_interval=(0.1, 0.9)).record.request
+    assert own.guidance_interval == (0.1, 0.9)
+    assert np.array_equal(pixels(loader, steps=6), exact)  # nothing stays behind
+
+
+def test_fast_in_tiles_keeps_no_features(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vitrail.backends.sd.model as module
+
+    monkeypatch.setattr(module, "DeepReuse", lambda *_: pytest.fail("tiles would mix"))
+    size = {"width": 2 * SIZE, "height": SIZE, "tile": True}
+    tiled = pixels(loader, steps=6, fast=True, **size)
+    assert np.array_equal(tiled, pixels(loader, steps=6, guidance_interval=(0.5, 1.0), **size))
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_fast_previews_leave_the_decoder_alone(
+    loader: Loader, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Any] = []
+    fields = {"prompt": "a cat", "seed": 5, "steps": 4, "model": "tiny-sd", "fast": fast}
+    make(loader, steps=1)
+    calls: list[tuple[int, ...]] = []
+    decode = KLAutoencoder.decode
+
+    def counted(self: KLAutoencoder, z: Tensor) -> Tensor:
+        calls.append(tuple(z.shape))
+        return decode(self, z)
+
+    monkeypatch.setattr(KLAutoencoder, "decode", counted)
+    context = Context(precision="float32", preview_every=1, report=heard.append)
+    list(TASKS["text_to_image"](parse(TextToImageRequest, fields), loader, context))
+    previews = [event.picture for event in heard if isinstance(event, Preview)]
+    side = SIZE // 2 if fast else SIZE
+    assert [picture.size for picture in previews] == [(side, side)] * 4
+    # the picture itself, and four previews or the one fit
+    assert len(calls) == (2 if fast else 5)
+
+
+def test_fast_is_not_for_models_of_pixels(loader: Loader) -> None:
+    with pytest.raises(InputError, match="fast is not for model"):
+        make(loader, model="default", fast=True)
 
 
 def test_a_name_that_is_nowhere_lists_what_there_is(loader: Loader) -> None:

@@ -40,6 +40,7 @@ class AddonOptions(PictureOptions):
     vae: Annotated[str | None, _flag("vae", "NAME")] = None
     embedding: Annotated[tuple[str, ...], _flag("embedding", "NAME")] = ()
     clip_skip: Annotated[str | None, _flag("clip_skip", "INT")] = None
+    fast: Annotated[bool, _flag("fast")] = False
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Options:
     vae: Annotated[str | None, _setting("vae", "NAME")] = None
     embedding: Annotated[tuple[str, ...], _setting("embedding", "NAME")] = ()
     clip_skip: Annotated[str | None, _setting("clip_skip", "INT")] = None
+    fast: Annotated[bool, _setting("fast")] = False
     model: Annotated[str | None, _setting("model", "NAME")] = None
     prompts_file: Annotated[
         str | None,

@@ -8,6 +8,7 @@ wrapper that they give it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -176,7 +177,17 @@ def denoise(
     if wrap is not None:
         denoiser = wrap(denoiser)
     solver = with_resampling(SAMPLERS[settings.sampler].function, repeats)
-    return solver(denoiser, start, sigmas, path=model.path, noise=noise, callback=after_step)
+    with _hastened(model, bound, settings):
+        return solver(denoiser, start, sigmas, path=model.path, noise=noise, callback=after_step)
+
+
+def _hastened(model: DiffusionModel, bound: Bound, settings: Sampling) -> AbstractContextManager[object]:
+    """What a ``fast`` request asks of the network itself, for one walk."""
+    reusing: Callable[[], AbstractContextManager[object]] | None = getattr(model, "reusing", None)
+    # Tiles take turns in the network: what one left behind is of no use to the next.
+    if not getattr(settings, "fast", False) or reusing is None or hasattr(bound, "bounds"):
+        return nullcontext()
+    return reusing()
 
 
 def told(

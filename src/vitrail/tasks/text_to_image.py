@@ -158,7 +158,7 @@ def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
         known=canvas.nothing_known(context.device),
         controls=_controls(request, canvas, context),
     )
-    listen = told(indices, job.progress, context, canvas.look)
+    listen = told(indices, job.progress, context, canvas.glance if resolved.fast else canvas.look)
     with canvas.seams_closed():
         state = denoise(model, bound, start, sigmas, resolved, noise=draws, context=context, told=listen)
     if larger is None:
@@ -178,7 +178,8 @@ def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
         known=larger.nothing_known(context.device),
         controls=_controls(request, larger, context),
     )
-    listen = told(indices, job.progress, context, larger.look, before=resolved.steps)
+    look = larger.glance if resolved.fast else larger.look
+    listen = told(indices, job.progress, context, look, before=resolved.steps)
     start = model.path.noised(known, draws(known), float(sigmas[0]))
     with larger.seams_closed():
         return denoise(model, bound, start, sigmas, settings, noise=draws, context=context, told=listen)

@@ -10,6 +10,7 @@ pixels, fitted once to the decoder itself.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -20,15 +21,40 @@ from torch.nn import functional
 from vitrail.errors import InputError
 from vitrail.runtime import cpu_generator
 
-__all__ = ["DeepReuse", "LinearPreview", "fit_preview"]
+__all__ = ["REUSE", "DeepReuse", "LinearPreview", "fit_preview"]
+
+REUSE = 5
+"""Passes that deep features serve in a picture made with ``fast``."""
+SLOTS = 4
+"""Kinds of pass whose deep features are kept at a time."""
+
+
+@dataclass
+class _Slot:
+    """What one kind of pass (a batch, a size, a text) left behind."""
+
+    shape: tuple[int, ...]
+    text: Tensor | None
+    since: int = 0
+    deep: Tensor | None = None
+    skips: list[tuple[Tensor, ...]] = field(default_factory=list)
+
+    def serves(self, shape: tuple[int, ...], text: Tensor | None) -> bool:
+        """Tell whether a pass over ``shape`` with ``text`` is of this kind."""
+        if shape != self.shape or (text is None) != (self.text is None):
+            return False
+        if text is None or self.text is None or text is self.text:
+            return True
+        return text.shape == self.text.shape and torch.equal(text, self.text)
 
 
 class DeepReuse:
     """Lets a diffusers ``UNet2DConditionModel`` compute its deep features on every ``interval``-th pass only.
 
-    A context manager, one for each picture: the first pass is whole, and so is one whose batch or size is
-    another than the last one's. ``passes``, ``whole``: how many there were so far. The network is as before
-    afterwards.
+    A context manager, one for each picture. Features are kept for each batch, size and text of their own
+    (at most :data:`SLOTS`, the oldest goes), so that a prompt and its negative that are asked one after the
+    other do not mix; the first pass of each is whole. ``passes``, ``whole``: how many there were so far. The
+    network is as before afterwards. Not for tiles: all tiles of a picture look alike to it.
 
     >>> with DeepReuse(unet, 3):
     ...     latents = sampler(...)
@@ -47,14 +73,11 @@ class DeepReuse:
                 f"deep features are reused in U-Nets of Stable Diffusion, not in {type(unet).__name__}"
             )
         self.interval, self.passes, self.whole = interval, 0, 0
-        self._since = 0
         self._full = True
-        self._shape: tuple[int, ...] | None = None
-        self._deep: Tensor | None = None
-        self._skips: list[tuple[Tensor, ...]] = []
-        self._last: Any = blocks.up_blocks[-1]
+        self._outer = int(blocks.conv_in.out_channels)  # channels of the skip that the last layer is given
+        self._slots: list[_Slot] = []
         self._changed: list[nn.Module] = []
-        self._hook: Any = None
+        self._hooks: list[Any] = []
         if interval == 1:
             return
         for number, block in enumerate(blocks.down_blocks):
@@ -63,8 +86,12 @@ class DeepReuse:
             self._replace(blocks.mid_block, self._middle(blocks.mid_block))
         for block in blocks.up_blocks[:-1]:
             self._replace(block, self._middle(block))
-        self._replace(self._last, self._outermost(self._last))
-        self._hook = self._last.resnets[-1].register_forward_pre_hook(self._keep)
+        last: Any = blocks.up_blocks[-1]
+        self._replace(last, self._outermost(last))
+        self._hooks = [
+            unet.register_forward_pre_hook(self._begin, with_kwargs=True),
+            last.resnets[-1].register_forward_pre_hook(self._keep),
+        ]
 
     def __enter__(self) -> DeepReuse:
         return self
@@ -79,36 +106,42 @@ class DeepReuse:
         for module in self._changed:
             module.__dict__.pop("forward", None)
         self._changed.clear()
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-        self._deep, self._skips = None, []
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._slots = [], []
 
     def _replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         module.__dict__["forward"] = forward
         self._changed.append(module)
 
-    def _begin(self, x: Tensor) -> None:
-        self.passes += 1
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x: Tensor = kwargs["sample"] if "sample" in kwargs else args[0]
+        text: Tensor | None = kwargs.get("encoder_hidden_states", args[2] if len(args) > 2 else None)
         shape = tuple(x.shape)
-        self._full = self._deep is None or shape != self._shape or self._since >= self.interval - 1
-        self._since = 0 if self._full else self._since + 1
-        self._shape = shape
+        self.passes += 1
+        slot = next((slot for slot in self._slots if slot.serves(shape, text)), None)
+        self._full = slot is None or slot.deep is None or slot.since >= self.interval - 1
         if self._full:
+            # made anew: a pass that is broken off leaves no half of it behind
+            self._slots = [other for other in self._slots if other is not slot][-(SLOTS - 1) :]
+            slot = _Slot(shape, text)
             self.whole += 1
-            self._skips = []
+        else:
+            assert slot is not None
+            slot.since += 1
+            self._slots.remove(slot)
+        self._slots.append(slot)  # the last is the one at work
 
     def _down(self, block: nn.Module, number: int) -> Callable[..., Any]:
         plain = block.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
-            x: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            if number == 0:
-                self._begin(x)
             if not self._full:
-                return x, self._skips[number]
+                x: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+                return x, self._slots[-1].skips[number]
             made, skips = plain(*args, **kwargs)
-            self._skips.append(tuple(skips))
+            # In the passes between only their number matters: nothing reads them. A ControlNet adds to them.
+            self._slots[-1].skips.append(tuple(skip.new_zeros(1, 1, 1, 1) for skip in skips))
             return made, skips
 
         return forward
@@ -119,7 +152,9 @@ class DeepReuse:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._full:
                 return plain(*args, **kwargs)
-            return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            # nothing reads it; a ControlNet adds to what the middle block gives, of the middle's size
+            x: Tensor = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            return x.new_zeros(1, 1, 1, 1)
 
         return forward
 
@@ -129,9 +164,10 @@ class DeepReuse:
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self._full:
                 return plain(*args, **kwargs)
-            assert self._deep is not None
+            deep = self._slots[-1].deep
+            assert deep is not None
             skip = kwargs["res_hidden_states_tuple"][0]  # what the first convolution made in this pass
-            hidden = block.resnets[-1](torch.cat([self._deep, skip], 1), kwargs["temb"])
+            hidden = block.resnets[-1](torch.cat([deep, skip], 1), kwargs["temb"])
             attentions = getattr(block, "attentions", None)
             if attentions is not None:
                 hidden = attentions[-1](
@@ -149,8 +185,7 @@ class DeepReuse:
     def _keep(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Remember the deep half of what the last layer of a whole pass was given."""
         if self._full:
-            skip = self._skips[0][0].shape[1]  # as wide as the first convolution's result
-            self._deep = inputs[0][:, : inputs[0].shape[1] - skip].clone()
+            self._slots[-1].deep = inputs[0][:, : inputs[0].shape[1] - self._outer].clone()
 
 
 class LinearPreview(nn.Module):

@@ -23,6 +23,7 @@ from vitrail.backends.sd.autoencoder import KLAutoencoder
 from vitrail.backends.sd.conditioning import Embedding
 from vitrail.backends.sd.controlnet import ControlNet, Controls, open_controlnet
 from vitrail.backends.sd.denoiser import BoundStableDiffusion, Payload
+from vitrail.backends.sd.fast import REUSE, DeepReuse, LinearPreview, fit_preview
 from vitrail.backends.sd.lora import LoraStack, Wanted
 from vitrail.backends.sd.lora_files import LoraFile, read_lora
 from vitrail.backends.sd.parts import Parts
@@ -68,6 +69,7 @@ class _Shared:
     lora_files: dict[Path, LoraFile] = field(default_factory=dict)
     embeddings: dict[Path, Embedding] = field(default_factory=dict)
     controls: dict[Path, ControlNet] = field(default_factory=dict)
+    preview: tuple[KLAutoencoder, LinearPreview] | None = None
 
 
 class StableDiffusion:
@@ -286,6 +288,23 @@ class StableDiffusion:
             controls=bound_controls,
             guidance=self.embedded_guidance if self.takes_guidance else None,
         )
+
+    # --- what the tasks call for a fast picture -------------------------------------------------------------
+
+    def reusing(self) -> DeepReuse:
+        """Let the U-Net use its deep features for several passes, for one walk (a context manager)."""
+        return DeepReuse(self.parts.unet, REUSE)
+
+    def preview(self) -> LinearPreview:
+        """Return what makes rough pictures of latents: fitted to the autoencoder when first asked for."""
+        held = self._shared.preview
+        if held is None or held[0] is not self.autoencoder:
+            decode = self.autoencoder.decode
+            device = self.device
+            fitted = fit_preview(lambda z: decode(z.to(device)).cpu(), self.latent_channels)
+            held = (self.autoencoder, fitted)
+            self._shared.preview = held
+        return held[1]
 
     def _control(self, name: str) -> ControlNet:
         path = self._find("controlnet", name)
