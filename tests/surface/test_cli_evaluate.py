@@ -14,12 +14,15 @@ from safetensors.torch import save_file
 
 from vitrail.cli import main
 from vitrail.commands import evaluate
-from vitrail.data import feature_weights
+from vitrail.data import fashion_mnist, feature_weights
+from vitrail.data.classes import ClassSet
+from vitrail.data.fashion_mnist import FASHION_CLASSES
 from vitrail.errors import DataError
 from vitrail.models.effnet import EfficientNetLite
 from vitrail.models.perceptual import EFFICIENTNET_FILE, LPIPS, LPIPS_FILE
 from vitrail.models.registry import build
 from vitrail.recipe.autoencoders import KLAutoencoderConfig
+from vitrail.recipe.gan import DCGANConfig
 from vitrail.store import artifacts
 
 
@@ -172,6 +175,35 @@ def test_a_model_that_draws_is_judged_on_prompts(
     _, err = run(capsys, *arguments, code=2)
     assert "earlier evaluation" in err
     assert out
+
+
+def test_a_gan_is_judged_on_its_classes_against_a_built_set(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DCGANConfig(image_size=16, channels=1, classes=3, latent=4, width=4, class_width=4)
+    torch.manual_seed(0)
+    generator = build("dcgan", config.model_dump(exclude={"kind"}))
+    artifacts.save(
+        tmp_path / "gan",
+        kind="dcgan",
+        name="gan",
+        config=config.model_dump(exclude={"kind"}),
+        tensors=generator.state_dict(),
+        licence="CC0-1.0",
+    )
+    _, err = run(capsys, "--model", "gan", "--against", "fashion-mnist", code=1)
+    assert "vitrail data build fashion-mnist" in err
+    draw = np.random.default_rng(0)
+    shown = draw.integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+    small = ClassSet(lambda rows: shown[rows], np.arange(30) % 3, FASHION_CLASSES)
+    monkeypatch.setattr(fashion_mnist, "fashion_set", lambda split: {"test": small}[split])
+    arguments = ["--against", "fashion-mnist", "--limit", "10", "--metrics", "frechet,seed_variety"]
+    run(capsys, "--model", "gan", *arguments, "--seeds", "4", "-o", "here")
+    data = report(Path("here"))
+    assert data["pictures"]["n"] == 12  # three classes, four seeds, and no file of prompts
+    assert data["about"]["prompts"] == "3 of its classes"
+    assert data["metrics"]["frechet"]["n"] == 12
+    assert data["reference"]["n"] == 10
 
 
 def test_without_the_networks_the_rest_is_measured(

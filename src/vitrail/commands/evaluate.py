@@ -42,8 +42,10 @@ class Options:
         str | None,
         Flag(
             Text(
-                "Folder of pictures to judge. With --model of an autoencoder: the pictures to reconstruct.",
-                "要评测的图片文件夹。与自编码器的 --model 同用时，为要重建的图片。",
+                "Folder of pictures to judge, or a built set: emoji, fashion-mnist (what no training "
+                "sees of it). With --model of an autoencoder: the pictures to reconstruct.",
+                "要评测的图片文件夹，或已构建的数据集 emoji、fashion-mnist（未参与训练的部分）。"
+                "与自编码器的 --model 同用时，为要重建的图片。",
             ),
             "FOLDER",
             positional=True,
@@ -51,7 +53,13 @@ class Options:
     ] = None
     against: Annotated[
         str | None,
-        Flag(Text("Folder of real (or original) pictures.", "真实（或原始）图片文件夹。"), "FOLDER"),
+        Flag(
+            Text(
+                "Folder of real (or original) pictures, or a built set.",
+                "真实（或原始）图片文件夹，或已构建的数据集。",
+            ),
+            "FOLDER",
+        ),
     ] = None
     paired: Annotated[
         bool,
@@ -66,8 +74,9 @@ class Options:
         str | None,
         Flag(
             Text(
-                "Judge a model: an autoencoder reconstructs FOLDER, one that draws is given --prompts.",
-                "评测模型：自编码器重建 FOLDER；生成模型使用 --prompts。",
+                "Judge a model: an autoencoder reconstructs FOLDER, one that draws is given --prompts, "
+                "or all its classes.",
+                "评测模型：自编码器重建 FOLDER；生成模型使用 --prompts（类别模型未给出时使用全部类别）。",
             ),
             "NAME",
         ),
@@ -164,7 +173,8 @@ def _check(options: Options) -> None:
 
 
 def _of_folders(options: Options, bar: Bar) -> Evaluation:
-    from vitrail.evaluation.image_sets import ImageSet, pair_up
+    from vitrail.commands.evaluate_sets import read_pictures
+    from vitrail.evaluation.image_sets import pair_up
     from vitrail.evaluation.suite import choose, evaluate_pairs, evaluate_sets
 
     assert options.folder is not None
@@ -172,8 +182,8 @@ def _of_folders(options: Options, bar: Bar) -> Evaluation:
     limit = whole("limit", options.limit, 2, 1_000_000)
     # Pairs are found first and thinned out afterwards: two folders thinned apart would lose their partners.
     most = None if options.paired else limit
-    pictures = ImageSet.from_folder(options.folder, limit=most)
-    reference = ImageSet.from_folder(options.against, limit=most) if options.against is not None else None
+    pictures = read_pictures(options.folder, most)
+    reference = read_pictures(options.against, most) if options.against is not None else None
     if not options.paired:
         missing = _fetch(names, bool(options.metrics), bar)
         space, _ = _loaded(names, missing, bar)
@@ -200,8 +210,9 @@ def _of_folders(options: Options, bar: Bar) -> Evaluation:
 
 
 def _of_model(options: Options, bar: Bar) -> Evaluation:
-    from vitrail.commands.evaluate_models import AUTOENCODERS, generate, kind_of, reconstruct
-    from vitrail.evaluation.image_sets import ImageSet
+    from vitrail.commands.evaluate_models import AUTOENCODERS, class_prompts, generate, kind_of, read_prompts
+    from vitrail.commands.evaluate_models import reconstruct as through
+    from vitrail.commands.evaluate_sets import read_pictures
     from vitrail.evaluation.suite import choose, evaluate_pairs, evaluate_sets
 
     assert options.model is not None
@@ -215,25 +226,24 @@ def _of_model(options: Options, bar: Bar) -> Evaluation:
             )
         names = choose(options.metrics, "pairs")
         missing = _fetch(names, bool(options.metrics), bar)  # before the work, in case it fails
-        originals = ImageSet.from_folder(options.folder, limit=limit)
-        made = reconstruct(options.model, originals, device=options.device, progress=bar)
+        originals = read_pictures(options.folder, limit)
+        made = through(options.model, originals, device=options.device, progress=bar)
         space, network = _loaded(names, missing, bar)
         evaluation = evaluate_pairs(
             made.pictures, originals, names, network=network, space=space, progress=bar
         )
     else:
-        if options.prompts is None:
+        lines = read_prompts(Path(options.prompts)) if options.prompts else class_prompts(options.model)
+        if not lines:
             raise InputError(
                 f"model {shown(options.model, 60)} draws from words; give --prompts FILE, one on every line"
             )
         names = choose(options.metrics, "sets")
-        reference = (
-            ImageSet.from_folder(options.against, limit=limit) if options.against is not None else None
-        )
+        reference = read_pictures(options.against, limit) if options.against is not None else None
         missing = _fetch(names, bool(options.metrics), bar)
         made = generate(
             options.model,
-            Path(options.prompts),
+            lines,
             _out(options, Path(options.model).name) / "pictures",
             seeds=whole("seeds", options.seeds, 1, 10_000),
             seed=whole("seed", options.seed, 0, 2**53 - 10_001),
@@ -244,6 +254,9 @@ def _of_model(options: Options, bar: Bar) -> Evaluation:
         )
         space, _ = _loaded(names, missing, bar)  # after the model's memory was measured
         evaluation = evaluate_sets(made.pictures, reference, names, space=space, progress=bar)
+        made.about["prompts"] = (
+            f"{len(lines)} of {Path(options.prompts).name if options.prompts else 'its classes'}"
+        )
     evaluation.results |= made.results
     evaluation.about |= made.about
     _name_missing(evaluation, missing)

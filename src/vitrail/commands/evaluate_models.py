@@ -5,7 +5,7 @@ The only part of ``vitrail evaluate`` that knows models; :mod:`vitrail.evaluatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ from vitrail.schema import PictureDone, TextToImageRequest
 from vitrail.serving.engine import Engine
 from vitrail.serving.save import Destination
 from vitrail.store import artifacts
+from vitrail.tasks.class_prompts import class_names
 from vitrail.tasks.context import Context
 from vitrail.tasks.core import TASKS
 from vitrail.tasks.loading import Loader
 from vitrail.tasks.tokenizers import TokenizerModel, decode_codes, encode_pixels, load_tokenizer
 
-__all__ = ["AUTOENCODERS", "Made", "generate", "kind_of", "reconstruct"]
+__all__ = ["AUTOENCODERS", "Made", "class_prompts", "generate", "kind_of", "read_prompts", "reconstruct"]
 
 AUTOENCODERS = ("vq_autoencoder", "kl_autoencoder", "vae")
 """Kinds of model that are given pictures."""
@@ -147,7 +148,7 @@ def _continuous(model: str, device: torch.device) -> Callable[[Tensor], Tensor]:
 
 def generate(
     model: str,
-    prompts: Path,
+    lines: Sequence[str],
     folder: Path,
     *,
     seeds: int,
@@ -157,12 +158,11 @@ def generate(
     progress: Progress = _nothing,
     keep: bool = True,
 ) -> Made:
-    """Draw ``seeds`` pictures of every line of ``prompts``, and keep them in ``folder``.
+    """Draw ``seeds`` pictures of every prompt of ``lines``, and keep them in ``folder``.
 
     A picture that comes out as NaN is counted, not drawn. With ``keep`` False nothing is written. Raises
-    :class:`InputError` for a file without prompts or a folder that holds pictures already.
+    :class:`InputError` for a folder that holds pictures already.
     """
-    lines = _lines(prompts)
     requests = [
         schema.parse(
             TextToImageRequest,
@@ -213,7 +213,6 @@ def generate(
     draw()  # loads the model, which is not part of the cost of a picture
     results = measure_cost(draw, repeats=5, device=str(chosen))
     about = _about(model, chosen) | {
-        "prompts": f"{len(lines)} of {prompts.name}",
         "seeds": f"{seed} to {seed + seeds - 1}",
         "settings": {name: value for name, value in settings.items() if value is not None},
     }
@@ -221,7 +220,14 @@ def generate(
     return Made(pictures, results, about)
 
 
-def _lines(path: Path) -> list[str]:
+def class_prompts(model: str) -> list[str]:
+    """Return the English names of the classes that ``model`` draws; none for a model that reads words."""
+    folder = artifacts.find(model)
+    return [name.en for name in class_names(folder, artifacts.read_manifest(folder, verify=False))]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Return the different lines of a text file; :class:`InputError` for none, or more than 10,000."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
