@@ -76,7 +76,7 @@ def filled(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 def write_model(folder: Path) -> Path:
-    """Write the model into ``folder`` (made if it is not there; left alone if it is complete) and return it."""
+    """Write the model into ``folder``, made if it is not there, left alone if complete, and return it."""
     index = folder / "model_index.json"
     if index.is_file():
         return folder

@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 FAST_GUIDANCE = (0.5, 1.0)
-"""The guidance interval of a ``fast`` request that gives none: as long as there is more noise than picture, which
-of 20 even steps of Stable Diffusion are the first 12 (Kynkäänniemi et al. 2024, arXiv:2404.07724)."""
+"""The guidance interval of a ``fast`` request that gives none: as long as there is more noise than picture,
+which of 20 even steps of Stable Diffusion are the first 12 (Kynkäänniemi et al. 2024, arXiv:2404.07724)."""
 MAX_ADDONS = 16
 """Most LoRAs, embeddings or controls of one request."""
 
@@ -210,8 +210,8 @@ class Addons(Model):
         default=None,
     )
     fast: bool = said(
-        "About a third of the time for a slightly different picture: deep features of the network are used for "
-        "several steps, guidance acts in the first part of them, previews are rough.",
+        "About a third of the time for a slightly different picture: deep features of the network are used "
+        "for several steps, guidance acts in the first part of them, previews are rough.",
         "约三分之一的用时，画面略有差异：网络深层特征在数步间复用，引导只在前段起作用，预览较粗略。",
         default=False,
     )
