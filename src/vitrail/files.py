@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -175,10 +176,11 @@ def fsync_folder(folder: Path | str) -> None:
         os.close(handle)
 
 
-def remove_stale(folder: Path | str) -> list[Path]:
+def remove_stale(folder: Path | str, *, older_than: float = 0.0) -> list[Path]:
     """Remove what killed processes left staged in ``folder`` by the functions above; returns those paths.
 
-    Only names of our own pattern whose process is gone are touched, never anything foreign.
+    Only names of our own pattern whose process is gone are touched, never anything foreign. In a folder that
+    several machines share, processes of the others cannot be seen: give ``older_than``, in seconds.
     """
     removed: list[Path] = []
     root = Path(folder)
@@ -188,7 +190,9 @@ def remove_stale(folder: Path | str) -> list[Path]:
         match = _STAGED.match(entry.name)
         if match is None or _alive(int(match["pid"])):
             continue
-        with storage_errors(entry):
+        with storage_errors(entry), contextlib.suppress(FileNotFoundError):
+            if older_than and time.time() - entry.stat().st_mtime < older_than:
+                continue
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:

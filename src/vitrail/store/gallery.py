@@ -1,0 +1,317 @@
+"""The pictures that were made: a record of each in a database, the picture itself as a file.
+
+A picture is found by an opaque id, never by a path. Its file is written whole inside the transaction that
+records it, so that of two processes that make the same picture one writes, and a crash at any point leaves at
+worst a file that nobody knows, which :mod:`vitrail.store.gallery_check` finds again. The folder may be on a
+disk or behind any address that fsspec reads (``s3://bucket/pictures``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from PIL import Image
+from sqlalchemy import exc
+
+from vitrail.errors import DataError, InputError, StorageError
+from vitrail.files import shown
+from vitrail.picture_headers import walk_header
+from vitrail.schema import ImageRecord
+from vitrail.store.database import Database
+from vitrail.store.gallery_check import Report, check, file_name
+from vitrail.store.gallery_tables import FTS, PICTURES, TABLES, fts_query, ts_query, words_of
+from vitrail.store.shared_folder import SharedFolder
+
+__all__ = ["Gallery", "Page", "Picture", "picture_id"]
+
+MAX_PAGE = 500
+SIDES = (16, 1024)
+"""Smallest and largest side of a thumbnail in pixels."""
+
+SUFFIXES = (".png", ".jpg", ".webp")
+
+_ID = re.compile(r"[0-9a-z]{8,64}")
+_MAX_PIXELS = 100_000_000  # of a picture of our own; a sheet of many is larger than one that is taken in
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of the gallery. ``suffix``: .png, .jpg or .webp; ``lost``: a repair found its file gone."""
+
+    id: str
+    job: str
+    kind: str
+    model: str
+    style: str | None
+    prompt: str
+    seed: int
+    width: int
+    height: int
+    favourite: bool
+    created: datetime
+    suffix: str
+    bytes: int
+    sha256: str
+    record: ImageRecord
+    lost: bool = False
+
+    @property
+    def media_type(self) -> str:
+        """Its MIME type."""
+        return {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}[self.suffix]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Pictures, the newest first; ``next`` is what to give as ``before`` for the ones after them."""
+
+    pictures: tuple[Picture, ...]
+    next: str | None
+
+
+def picture_id(job: str, index: int) -> str:
+    """The id of picture ``index`` of a job: the same whenever it is made again, and nothing can be read
+    from it.
+    """
+    return hashlib.sha256(f"vitrail picture {job} {index}".encode()).hexdigest()[:32]
+
+
+class Gallery:
+    """Pictures in ``folder``, their records in ``database``; for any number of threads and processes.
+
+    Parameters
+    ----------
+    folder: a path, or an address that fsspec reads.
+    database: an open one, an address such as ``postgresql://...``, or None for ``vitrail.sqlite`` in the
+        folder (which then must be on a disk).
+    """
+
+    def __init__(self, folder: str | Path, database: Database | str | None = None) -> None:
+        self.folder = SharedFolder(folder)
+        if isinstance(database, Database):
+            self.database = database
+        else:
+            if database is None and self.folder.local is None:
+                raise InputError("a gallery in an object store needs --database postgresql://...")
+            self.database = Database(database, (self.folder.local or Path()) / "vitrail.sqlite")
+        self.database.create(TABLES, *FTS["sqlite" if self.database.sqlite else "postgresql"])
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self.database.close()
+
+    # -- changing --------------------------------------------------------------------------------------------
+
+    def add(
+        self, data: bytes, suffix: str, record: ImageRecord, *, id: str, job: str, kind: str | None = None
+    ) -> Picture:
+        """Keep a picture and return it; what is there already under ``id`` stays as it is.
+
+        ``data`` is a whole file as :func:`vitrail.provenance.metadata.encode` makes it. Raises
+        :class:`StorageError`; then there is no record.
+        """
+        if not _ID.fullmatch(id) or suffix not in SUFFIXES:
+            raise InputError(f"a picture needs an id of letters and digits and one of {', '.join(SUFFIXES)}")
+        row = self._row(data, suffix, record, id=id, job=job, kind=kind or record.request.kind)
+        try:
+            with self.database.write() as connection:
+                found = connection.execute(sa.select(PICTURES).where(PICTURES.c.id == id)).one_or_none()
+                if found is not None and not found.lost:
+                    return _picture(found)
+                if found is not None:  # made again: in its old place, with its old mark
+                    row |= {"n": found.n, "favourite": found.favourite}
+                    connection.execute(sa.delete(PICTURES).where(PICTURES.c.id == id))
+                connection.execute(sa.insert(PICTURES).values(**row))
+                self.folder.write(file_name(id, suffix), data)
+        except exc.IntegrityError:
+            pass  # another machine was quicker, and its file is the one to keep
+        return self.get(id)
+
+    def set_favourite(self, id: str, favourite: bool) -> Picture:
+        """Mark a picture, or take the mark away; :class:`InputError` for an unknown id."""
+        self.get(id)
+        with self.database.write() as connection:
+            connection.execute(sa.update(PICTURES).where(PICTURES.c.id == id).values(favourite=favourite))
+        return self.get(id)
+
+    def delete(self, id: str) -> None:
+        """Remove a picture and its record for good; :class:`InputError` for an unknown id."""
+        picture = self.get(id)
+        # The record goes last: after a crash in between, a file without one would be found and kept again.
+        self.folder.remove(file_name(id, picture.suffix))
+        for name in [name for name in self.folder.names(f"thumbs/{id[:2]}") if id in name]:
+            self.folder.remove(name)
+        with self.database.write() as connection:
+            connection.execute(sa.delete(PICTURES).where(PICTURES.c.id == id))
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    def get(self, id: str) -> Picture:
+        """Return the picture; :class:`InputError` for an unknown id."""
+        row = None
+        if _ID.fullmatch(id):
+            with self.database.read() as connection:
+                row = connection.execute(sa.select(PICTURES).where(PICTURES.c.id == id)).one_or_none()
+        if row is None:
+            raise InputError("there is no such picture; it may have been deleted")
+        return _picture(row)
+
+    def page(
+        self,
+        *,
+        query: str | None = None,
+        model: str | None = None,
+        kind: str | None = None,
+        style: str | None = None,
+        favourite: bool | None = None,
+        job: str | None = None,
+        lost: bool = False,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """Return the newest pictures that fit all of what is given, those after ``before`` (an id) if given.
+
+        ``query``: words that the prompt, or the words the model was given, must hold, in English or Chinese;
+        a Latin word may be cut short. ``lost``: those whose file is gone, in place of the others. Raises
+        :class:`InputError` for a limit outside 1 to 500, or a ``before`` that is not there.
+        """
+        if not 1 <= limit <= MAX_PAGE:
+            raise InputError(f"limit {shown(limit, 40)} is out of range; allowed 1 to {MAX_PAGE}")
+        found = sa.select(PICTURES).where(PICTURES.c.lost == lost)
+        for column, value in (("model", model), ("kind", kind), ("style", style), ("job", job)):
+            if value is not None:
+                if not value.isprintable():  # a NUL or half a character is none for a database to look up
+                    return Page((), None)
+                found = found.where(PICTURES.c[column] == value)
+        if favourite is not None:
+            found = found.where(PICTURES.c.favourite == favourite)
+        order = PICTURES.c.n.desc()
+        if query is not None and query.strip():
+            words = fts_query(query) if self.database.sqlite else ts_query(query)
+            if words is None:
+                return Page((), None)
+            if self.database.sqlite:
+                # CROSS JOIN keeps SQLite to this order: the words' index from its end, as far as the limit.
+                index = sa.table("pictures_words", sa.column("rowid"))
+                matches = sa.text("pictures_words MATCH :words").bindparams(words=words)
+                found = found.select_from(index.join(PICTURES, PICTURES.c.n == index.c.rowid)).where(matches)
+                order = index.c.rowid.desc()
+                column_n = index.c.rowid
+            else:
+                matches = sa.text("to_tsvector('simple', words) @@ to_tsquery('simple', :words)")
+                found = found.where(matches.bindparams(words=words))
+                column_n = PICTURES.c.n
+        else:
+            column_n = PICTURES.c.n
+        with self.database.read() as connection:
+            if before is not None:
+                named = sa.select(PICTURES.c.n).where(PICTURES.c.id == before)
+                n = connection.execute(named).scalar_one_or_none() if _ID.fullmatch(before) else None
+                if n is None:
+                    raise InputError("the picture to go on from is not there; begin again without 'before'")
+                found = found.where(column_n < n)
+            rows = connection.execute(found.order_by(order).limit(limit + 1)).all()
+        return Page(
+            tuple(_picture(row) for row in rows[:limit]),
+            str(rows[limit - 1].id) if len(rows) > limit else None,
+        )
+
+    def count(self) -> int:
+        """How many pictures there are, lost ones not counted."""
+        counted = sa.select(sa.func.count()).select_from(PICTURES).where(~PICTURES.c.lost)
+        with self.database.read() as connection:
+            return int(connection.execute(counted).scalar_one())
+
+    def open(self, id: str) -> bytes:
+        """Return a picture's file.
+
+        Raises :class:`InputError` for an unknown id, :class:`StorageError` if its file is gone.
+        """
+        picture = self.get(id)
+        data = self.folder.read(file_name(picture.id, picture.suffix))
+        if data is None:
+            raise StorageError("the file of this picture is gone; run: vitrail gallery check --repair")
+        return data
+
+    def thumbnail(self, id: str, side: int = 256) -> bytes:
+        """Return the picture as a WebP of at most ``side`` pixels a side; made once and kept."""
+        low, high = SIDES
+        if not low <= side <= high:
+            raise InputError(f"a thumbnail's side {shown(side, 40)} is out of range; allowed {low} to {high}")
+        self.get(id)
+        name = f"thumbs/{id[:2]}/{id}-{side}.webp"
+        kept = self.folder.read(name)
+        if kept is not None:
+            return kept
+        data, target = self.open(id), io.BytesIO()
+        try:
+            walk_header(io.BytesIO(data), "the picture", _MAX_PIXELS)
+            with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as picture:
+                small = picture.convert("RGB")
+                small.thumbnail((side, side), Image.Resampling.LANCZOS)
+                small.save(target, "WEBP", quality=82, method=4)
+        except (OSError, ValueError, SyntaxError, DataError) as error:  # what Pillow raises for damaged files
+            raise StorageError("the file of this picture is damaged; run: vitrail gallery check") from error
+        self.folder.write(name, target.getvalue())
+        return target.getvalue()
+
+    def check(
+        self,
+        repair: bool = False,
+        *,
+        read_record: Callable[[bytes], ImageRecord | None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Report:
+        """Compare the records with the files; see :func:`vitrail.store.gallery_check.check`."""
+        return check(self.database, self.folder, self._restore if repair else None, read_record, progress)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _restore(self, id: str, data: bytes, suffix: str, record: ImageRecord) -> None:
+        """Record a file that lies in the folder already; of no job, as nothing says which it was."""
+        row = self._row(data, suffix, record, id=id, job="", kind=record.request.kind)
+        with contextlib.suppress(exc.IntegrityError), self.database.write() as connection:
+            connection.execute(sa.insert(PICTURES).values(**row))
+
+    def _row(
+        self, data: bytes, suffix: str, record: ImageRecord, *, id: str, job: str, kind: str
+    ) -> dict[str, object]:
+        header = walk_header(io.BytesIO(data), "the picture", _MAX_PIXELS)
+        prompt = str(getattr(record.request, "prompt", ""))
+        about = f"{prompt} {record.understood_as or ''}"
+        return {
+            "id": id,
+            "job": job,
+            "kind": kind,
+            "model": record.model_name,
+            "style": getattr(record.request, "style", None),
+            "prompt": prompt,
+            "seed": record.seed,
+            "width": header.width,
+            "height": header.height,
+            "favourite": False,
+            "created": record.created.timestamp(),
+            "suffix": suffix,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "record": record.to_json(),
+            "words": words_of(about),
+            "lost": False,
+        }
+
+
+def _picture(row: sa.Row[tuple[object, ...]]) -> Picture:
+    values = row._asdict()
+    return Picture(
+        **{name: values[name] for name in Picture.__dataclass_fields__ if name not in ("created", "record")},
+        created=datetime.fromtimestamp(values["created"], UTC),
+        record=ImageRecord.from_json(values["record"]),
+    )
