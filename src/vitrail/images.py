@@ -16,17 +16,18 @@ import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageOps
-from torch import Tensor
 
 from vitrail.errors import DataError, InputError, NonFiniteError
 from vitrail.files import shown
 from vitrail.fonts import Font, can_draw, font_for, plain_font
 from vitrail.picture_headers import PictureHeader, check_size, walk_header
+
+if TYPE_CHECKING:  # a server reads pictures and starts without torch
+    from torch import Tensor
 
 __all__ = [
     "MAX_PIXELS",
@@ -130,6 +131,8 @@ def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
 
     Raises :class:`InputError` for no pictures or for different sizes.
     """
+    import torch
+
     if not pictures:
         raise InputError("no picture was given; at least one is needed")
     sizes = {picture.size for picture in pictures}
@@ -146,6 +149,8 @@ def to_pil(tensor: Tensor) -> list[Image.Image]:
     ``to_pil(to_tensor(p))`` gives ``p`` back exactly. Raises :class:`NonFiniteError` if any value is NaN or
     infinite (a black picture must never pass for a result) and :class:`InputError` for another shape.
     """
+    import torch
+
     batch = tensor.detach()
     if batch.ndim == 3:
         batch = batch[None]

@@ -24,16 +24,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
-from torch import Tensor, nn
 
 from vitrail.errors import ArtifactError, InputError
 from vitrail.files import atomic_folder, atomic_write, sha256_of, shown
 from vitrail.schema import SamplingDefaults, parse
-from vitrail.store.weights import Storage, pack, read_weights, unpack, write_weights
+
+if TYPE_CHECKING:  # what is there can be listed without torch
+    from torch import Tensor, nn
+
+    from vitrail.store.weights import Storage
 
 __all__ = [
     "Artifact",
@@ -201,6 +203,8 @@ def save(
     Raises :class:`ArtifactError` (a value that the format refuses, a NaN among the weights) or
     :class:`~vitrail.errors.StorageError` (no room, no permission, the folder exists).
     """
+    from vitrail.store.weights import pack, write_weights
+
     packed = pack(tensors, storage)
     extras = dict(extra_files or {})
     parts = {name: Path(v) for name, v in extras.items() if isinstance(v, Path) and v.is_dir()}
@@ -258,6 +262,8 @@ def load(folder: Path | str, *, verify: bool | None = None) -> Artifact:
     ``verify`` as in :func:`read_manifest`. Raises :class:`ArtifactError` with one line for anything that is
     not exactly as ``artifact.json`` says.
     """
+    from vitrail.store.weights import read_weights, unpack
+
     root = Path(folder)
     manifest = read_manifest(root, verify=False)
     for name, entry in manifest.files.items():
@@ -472,6 +478,8 @@ def _same_names(model: str, wanted: set[str], given: set[str]) -> None:
 
 def _version(package: str) -> str:
     if package == "torch":
+        import torch
+
         return str(torch.__version__).replace("+", "-")
     try:
         return version(package)
