@@ -22,10 +22,13 @@ __all__ = ["FieldHelp", "describe", "input_error", "parse"]
 M = TypeVar("M", bound=BaseModel)
 
 
-def parse(model: type[M], data: Mapping[str, Any] | str | bytes, max_bytes: int = 1 << 18) -> M:
+def parse(
+    model: type[M], data: Mapping[str, Any] | str | bytes, max_bytes: int = 1 << 18, *, echo: bool = True
+) -> M:
     """Check ``data`` (a mapping, or JSON text of at most ``max_bytes``) against ``model``.
 
-    Raises :class:`InputError` with one line such as ``steps 0 is out of range; allowed 1 to 200``.
+    Raises :class:`InputError` with one line such as ``steps 0 is out of range; allowed 1 to 200``; without
+    ``echo`` it holds nothing of ``data``.
     """
     try:
         if not isinstance(data, str | bytes):
@@ -34,20 +37,23 @@ def parse(model: type[M], data: Mapping[str, Any] | str | bytes, max_bytes: int 
             raise InputError(f"the request has {len(data)} characters; allowed are {max_bytes}")
         return model.model_validate_json(data)
     except ValidationError as error:
-        raise input_error(error, model) from error
+        raise input_error(error, model, echo=echo) from error
     except UnicodeEncodeError as error:  # a lone surrogate in the JSON text
         raise InputError("the text is not valid Unicode; remove the broken character") from error
 
 
-def input_error(error: ValidationError, model: type[BaseModel]) -> InputError:
-    """Turn pydantic's report about ``model`` into one line, at most three complaints."""
+def input_error(error: ValidationError, model: type[BaseModel], *, echo: bool = True) -> InputError:
+    """Turn pydantic's report about ``model`` into one line, at most three complaints.
+
+    Without ``echo`` nothing that was given is repeated, as in an answer to strangers.
+    """
     found = error.errors(include_url=False, include_context=True, include_input=True)
-    lines = list(dict.fromkeys(_one_line(item, model) for item in found))
+    lines = list(dict.fromkeys(_one_line(item, model, echo) for item in found))
     more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
     return InputError("; ".join(lines[:3]) + more)
 
 
-def _one_line(item: Any, model: type[BaseModel]) -> str:
+def _one_line(item: Any, model: type[BaseModel], echo: bool) -> str:
     location = [
         part for part in item["loc"] if not str(part).startswith(("function-", "tuple[", "constrained-"))
     ]
@@ -56,22 +62,24 @@ def _one_line(item: Any, model: type[BaseModel]) -> str:
     kind, context = item["type"], item.get("ctx", {})
     low, high, choices = _limits(model, location)
     allowed = f"; allowed {low:.16g} to {high:.16g}" if low is not None and high is not None else ""
-    value = _short(item["input"])
+    what = f"{label} {_short(item['input'])}" if echo else label
     match kind:
         case "greater_than_equal" | "less_than_equal" | "greater_than" | "less_than":
-            return f"{label} {value} is out of range{allowed}"
+            return f"{what} is out of range{allowed}"
         case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
-            return f"{label} {value} is not a whole number{allowed}"
+            return f"{what} is not a whole number{allowed}"
         case "float_type" | "float_parsing" | "finite_number":
-            return f"{label} {value} is not a finite number{allowed}"
+            return f"{what} is not a finite number{allowed}"
         case "literal_error":
             close = difflib.get_close_matches(str(item["input"])[:64], choices, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            return f"{label} {value} is unknown{hint}; allowed are {', '.join(choices)}"
+            return f"{what} is unknown{hint}; allowed are {', '.join(choices)}"
         case "extra_forbidden":
             close = difflib.get_close_matches(
                 str(location[-1])[:64] if location else "", model.model_fields, n=1
             )
+            if not echo:  # its name was given
+                label = ".".join([*map(str, location[:-1]), "one of the names"])
             return f"{label} is not a setting" + (f"; did you mean {close[0]}?" if close else "; remove it")
         case "missing":
             return f"{label} is missing; give a value for it"
@@ -80,9 +88,9 @@ def _one_line(item: Any, model: type[BaseModel]) -> str:
         case "string_too_long" | "too_long":
             return f"{label} is too long; allowed are {context['max_length']} characters"
         case "string_pattern_mismatch":
-            return f"{label} {value} is not a name; allowed are letters, digits, '.', '_', '-' and space"
+            return f"{what} is not a name; allowed are letters, digits, '.', '_', '-' and space"
         case "string_type":
-            return f"{label} {value} is not text"
+            return f"{what} is not text"
         case "string_unicode" | "string_sub_type":
             return f"{label} is not valid Unicode; remove the broken character"
         case "json_invalid":
