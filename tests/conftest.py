@@ -11,6 +11,7 @@ from typing import Protocol
 
 import pytest
 import torch
+from postgres import postgres_server, postgres_url  # noqa: F401  (fixtures for every test)
 from safetensors.torch import save
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
