@@ -106,11 +106,12 @@ def kl(w: Weights, x: Tensor, ch_mult: Sequence[int], blocks: int) -> tuple[Tens
     return decoder(w, conv(w, "post_quant_conv", mean), ch_mult, blocks), mean
 
 
-def gpt(w: Weights, tokens: Tensor, layers: int, heads: int) -> Tensor:
-    """minGPT's logits (B, T, vocabulary) of tokens (B, T)."""
+def gpt(w: Weights, tokens: Tensor, layers: int, heads: int, unmasked: int = 0) -> Tensor:
+    """minGPT's logits (B, T, vocabulary) of tokens (B, T), of which the first ``unmasked`` see each other."""
     x = w["tok_emb.weight"][tokens] + w["pos_emb"][:, : tokens.shape[1]]
     b, t, c = x.shape
-    future = torch.triu(torch.ones(t, t, dtype=torch.bool), 1)
+    place = torch.arange(t)
+    future = (place[None] > place[:, None]) & (place[None] >= unmasked)
 
     def linear(name: str, value: Tensor) -> Tensor:
         return value @ w[f"{name}.weight"].t() + w[f"{name}.bias"]
@@ -130,6 +131,13 @@ def gpt(w: Weights, tokens: Tensor, layers: int, heads: int) -> Tensor:
         h = linear(f"blocks.{layer}.mlp.0", layer_norm(f"blocks.{layer}.ln2", x))
         x = x + linear(f"blocks.{layer}.mlp.2", F.gelu(h))
     return layer_norm("ln_f", x) @ w["head.weight"].t()
+
+
+def places(rows: int, columns: int, patch: int, codes: int) -> Tensor:
+    """CoordStage's codes (rows, columns), from a picture of every pixel's number over their count."""
+    height, width = rows * patch, columns * patch
+    coordinates = torch.arange(height * width).view(1, 1, height, width) / (height * width)
+    return (codes * F.avg_pool2d(coordinates, patch)).round()[0, 0].long()
 
 
 # -- random weights with that project's names ----------------------------------------------------------------
@@ -211,7 +219,7 @@ def random_vqgan(
 
 
 def random_gpt(
-    *, vocabulary: int, block_size: int, layers: int, width: int, seed: int = 1
+    *, vocabulary: int, block_size: int, layers: int, width: int, unmasked: int = 0, seed: int = 1
 ) -> dict[str, Tensor]:
     """State dict of minGPT, masks included."""
     generator = torch.Generator().manual_seed(seed)
@@ -231,6 +239,7 @@ def random_gpt(
         for part in ("key", "query", "value", "proj"):
             put(f"blocks.{layer}.attn.{part}", width, width)
         mask = torch.tril(torch.ones(block_size, block_size))
+        mask[:unmasked, :unmasked] = 1
         w[f"blocks.{layer}.attn.mask"] = mask.view(1, 1, block_size, block_size)
         put(f"blocks.{layer}.mlp.0", 4 * width, width)
         put(f"blocks.{layer}.mlp.2", width, 4 * width)

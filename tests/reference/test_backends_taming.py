@@ -3,96 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import taming_reference as reference
 import torch
-from torch import Tensor
+from taming_files import (
+    CONDITIONS,
+    FOLLOWING,
+    SHAPE,
+    SOS,
+    TOLERANCE,
+    ddconfig,
+    far,
+    lightning,
+    loaded,
+    net2net,
+    pictures,
+    refused,
+    section,
+)
 
-from vitrail.backends.convert import Source, convert, write
-from vitrail.errors import ArtifactError
-from vitrail.models.registry import build
-from vitrail.store import artifacts
-
-SHAPE: dict[str, Any] = {
-    "ch": 32,
-    "ch_mult": (1, 1, 2),
-    "blocks": 1,
-    "attn": (2,),
-    "z": 8,
-    "embed": 8,
-    "codes": 96,
-}
-TOLERANCE = 1e-5  # relative to the largest value: float32 sums in another order
-
-
-class Callback:
-    """Stands for what Lightning keeps in a checkpoint beside tensors."""
-
-    def __init__(self) -> None:
-        self.best = {"path": Path("/somewhere/else"), "score": torch.tensor(0.5)}
-
-
-def ddconfig(**changes: Any) -> dict[str, Any]:
-    return {
-        "double_z": False, "z_channels": 8, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32,
-        "ch_mult": [1, 1, 2], "num_res_blocks": 1, "attn_resolutions": [8], "dropout": 0.0,
-    } | changes  # fmt: skip
-
-
-def section(target: str = "taming.models.vqgan.VQModel", **changes: Any) -> dict[str, Any]:
-    loss = {
-        "target": "taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator",
-        "params": {"disc_start": 1},
-    }
-    params = {"embed_dim": 8, "n_embed": 96, "ddconfig": ddconfig(), "lossconfig": loss}
-    return {"base_learning_rate": 4.5e-6, "target": target, "params": params | changes}
-
-
-def lightning(path: Path, weights: Mapping[str, Tensor], model: Mapping[str, Any] | None, **how: Any) -> Path:
-    """Write a checkpoint as pytorch-lightning does, with objects that nobody here can build, and its YAML."""
-    state = OrderedDict(weights)
-    state["loss.discriminator.main.0.weight"] = torch.randn(4, 3, 4, 4)
-    state["loss.perceptual_loss.lin0.model.1.weight"] = torch.randn(1, 4, 1, 1)
-    content = {
-        "epoch": 3,
-        "global_step": 1234,
-        "pytorch-lightning_version": "1.0.8",
-        "callbacks": {Callback: Callback()},
-        "optimizer_states": [
-            {"state": {0: {"step": 5, "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 0.1}]}
-        ],
-        "lr_schedulers": [],
-        "state_dict": state,
-    }
-    torch.save(content, path, **how)
-    if model is not None:
-        # JSON is YAML: the test needs no YAML writer
-        path.with_suffix(".yaml").write_text(
-            json.dumps({"model": model, "data": {"params": {"batch_size": 2}}})
-        )
-    return path
-
-
-def loaded(source: Source, folder: Path, part: str | None = None) -> Any:
-    """The network, after a round trip through a model folder."""
-    write(source, folder)
-    artifact = artifacts.load(folder if part is None else folder / part, verify=True)
-    network = build(artifact.kind, artifact.config)
-    artifact.fill(network)
-    return network.eval().requires_grad_(False)
-
-
-def far(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).abs().max() / theirs.abs().max())
-
-
-def pictures(size: Sequence[int] = (2, 3, 32, 48)) -> Tensor:
-    return torch.rand(tuple(size), generator=torch.Generator().manual_seed(7)) * 2 - 1
+from vitrail.backends.convert import convert
+from vitrail.models.token_readers import CachedReader
+from vitrail.models.token_transformer import Conditions
 
 
 @pytest.mark.parametrize("yaml", [True, False], ids=["yaml", "shapes"])
@@ -210,62 +145,35 @@ def test_a_network_without_attention(tmp_path: Path, yaml: bool) -> None:
 
 # -- the transformer -----------------------------------------------------------------------------------------
 
-CONDITIONS: dict[str, tuple[Any, int, dict[str, Any]]] = {
-    # name: cond_stage_config, how many codes stand before, further params
-    "class": ({"target": "taming.modules.util.Labelator", "params": {"n_classes": 10}}, 1, {}),
-    "start": ({"target": "taming.modules.util.SOSProvider", "params": {"sos_token": 0}}, 1, {}),
-    "unconditional": ("__is_unconditional__", 1, {}),
-    "coordinates": (
-        {"target": "taming.modules.misc.coord.CoordStage", "params": {"n_embed": 96, "down_factor": 4}},
-        64,
-        {},
-    ),
-    "picture": (section(n_embed=50), 64, {}),
-    "itself": ("__is_first_stage__", 64, {}),
-}
-
-
-def net2net(name: str, **changes: Any) -> tuple[dict[str, Any], dict[str, Tensor], int]:
-    condition, prefix, more = CONDITIONS[name]
-    transformer = {"vocab_size": 96, "block_size": prefix + 63, "n_layer": 2, "n_head": 4, "n_embd": 32}
-    params = {
-        "transformer_config": {"target": "taming.modules.transformer.mingpt.GPT", "params": transformer},
-        "first_stage_config": section(),
-        "cond_stage_config": condition,
-    }
-    gpt = reference.random_gpt(vocabulary=96, block_size=prefix + 63, layers=2, width=32)
-    weights = {f"transformer.{key}": value for key, value in gpt.items()}
-    first = reference.random_vqgan(**SHAPE)
-    weights |= {f"first_stage_model.{key}": value for key, value in first.items()}
-    if name == "picture":
-        other = reference.random_vqgan(**(SHAPE | {"codes": 50}), seed=5)
-        weights |= {f"cond_stage_model.{key}": value for key, value in other.items()}
-    elif name == "itself":
-        weights |= {f"cond_stage_model.{key}": value for key, value in first.items()}
-    target = "taming.models.cond_transformer.Net2NetTransformer"
-    return {"target": target, "params": params | more | changes}, weights, prefix
-
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_a_transformer_gives_mingpts_logits(tmp_path: Path, name: str) -> None:
-    from vitrail.models.token_transformer import Conditions
-
     model, weights, prefix = net2net(name)
     source = convert(lightning(tmp_path / "net.ckpt", weights, model))
-    assert set(source.model.parts) == {"tokenizer"} | ({"condition"} if name == "picture" else set())
+    assert set(source.model.parts) == {"tokenizer"} | ({"condition"} if name in FOLLOWING else set())
     network = loaded(source, tmp_path / "out")
     generator = torch.Generator().manual_seed(3)
     codes = torch.randint(96, (2, 64), generator=generator)
     if name == "class":
         before, conditions = torch.tensor([[0], [9]]), Conditions(styles=torch.tensor([1, 10]))
     elif prefix == 1:
-        before, conditions = torch.zeros(2, 1, dtype=torch.long), Conditions()
+        before, conditions = torch.full((2, 1), SOS.get(name, 0)), Conditions()
     else:
         before = torch.randint(50, (2, prefix), generator=generator)
         conditions = Conditions(prefix=before)
     gpt = {key.removeprefix("transformer."): value for key, value in weights.items()}
-    logits = reference.gpt(gpt, torch.cat([before, codes], 1)[:, :-1], 2, 4)[:, prefix - 1 :]
+    unmasked = CONDITIONS[name][2].get("n_unmasked", 0)
+    seen = torch.cat([before, codes], 1)[:, :-1]
+    logits = reference.gpt(gpt, seen, 2, 4, unmasked)[:, prefix - 1 :]
     assert far(network(codes, conditions), logits) < TOLERANCE
+    if unmasked:  # and the comparison sees the difference
+        assert far(logits, reference.gpt(gpt, seen, 2, 4)[:, prefix - 1 :]) > 100 * TOLERANCE
+    # Code after code, with a cache, they are the same.
+    reader = CachedReader(network, conditions)
+    step = reader.begin(codes[:, :3])
+    assert far(step, logits[:, 3]) < TOLERANCE
+    for index in range(3, 6):
+        assert far(reader.advance(codes[:, index]), logits[:, index + 1]) < TOLERANCE
     names = tmp_path / "out" / "styles.json"
     assert (json.loads(names.read_text()) if names.exists() else []) == [
         str(number) for number in range(10 if name == "class" else 0)
@@ -280,16 +188,6 @@ def test_a_transformer_gives_mingpts_logits(tmp_path: Path, name: str) -> None:
 
 
 # -- what is refused -----------------------------------------------------------------------------------------
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(ArtifactError) as caught:
-        convert(path)
-    message = str(caught.value)
-    assert message.startswith(str(path))
-    assert message.isprintable()
-    assert len(message) < 500
-    return message
 
 
 def test_missing_left_over_and_other_shapes_are_counted_and_named(tmp_path: Path) -> None:
@@ -318,7 +216,7 @@ def test_missing_left_over_and_other_shapes_are_counted_and_named(tmp_path: Path
         ({"n_embed": 97}, "of another shape"),
         ({"n_embed": 10**12}, "codes"),
         ({"embed_dim": 2**70}, "embed_dim"),
-        ({"remap": "used.npy"}, "remap"),
+        ({"remap": "used.npy"}, "sets remap, but the file has no quantize.used"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -340,7 +238,12 @@ def test_classes_are_names_and_never_imported(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"permuter_config": {"target": "taming.modules.transformer.permuter.ZCurve"}}, "permuter"),
-        ({"cond_stage_config": {"target": "x.SOSProvider", "params": {"sos_token": 7}}}, "the code 7"),
+        ({"cond_stage_config": {"target": "x.SOSProvider", "params": {"sos_token": "x"}}}, "begins with x"),
+        ({"cond_stage_config": {"target": "x.SOSProvider", "params": {"sos_token": 96}}}, "start 96"),
+        (
+            {"cond_stage_config": {"target": "x.CoordStage", "params": {"n_embed": 9, "down_factor": 8}}},
+            "down_factor 8",
+        ),
         (
             {"cond_stage_config": {"target": "taming.models.dummy_cond_stage.DummyCondStage"}},
             "DummyCondStage",
@@ -362,6 +265,10 @@ def test_a_transformer_needs_its_yaml_and_a_causal_mask(tmp_path: Path) -> None:
     path = lightning(tmp_path / "n.ckpt", weights, None)
     assert "give its YAML file with --config" in refused(path)
     weights["transformer.blocks.0.attn.mask"] = torch.ones(1, 1, 64, 64)
-    assert "n_unmasked" in refused(lightning(path, weights, model))
+    assert "mask of its own in blocks.1" in refused(lightning(path, weights, model))
+    weights["transformer.blocks.1.attn.mask"] = torch.ones(1, 1, 64, 64)
+    assert "unmasked 64 is more than the 1 codes" in refused(lightning(path, weights, model))
+    del weights["transformer.blocks.0.attn.mask"], weights["transformer.blocks.1.attn.mask"]
+    convert(lightning(path, weights, model))  # a file without masks: as its configuration says
     weights["mystery.weight"] = torch.ones(1)
     assert "1 weights that are not known (mystery.weight)" in refused(lightning(path, weights, model))

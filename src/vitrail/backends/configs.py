@@ -20,15 +20,23 @@ MAX_BYTES = 256 << 10
 MAX_DEPTH = 32
 
 
+MAX_NODES = 50_000
+"""Most values of a configuration with its aliases written out."""
+
+
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases (a page of them unfolds to gigabytes) and without depth; tags of objects are
-    refused by the safe loader itself."""
+    """YAML without depth, whose aliases unfold to :data:`MAX_NODES` at most (a page of them unfolds to
+    gigabytes); tags of objects are refused by the safe loader itself."""
 
     depth = 0
 
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None:
+            _unfolded(node, {}, set())
+        return node
+
     def compose_node(self, parent: Any, index: int) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise ArtifactError("it uses aliases (*name); write the values out")
         if self.depth >= MAX_DEPTH:
             raise ArtifactError(f"it is nested more than {MAX_DEPTH} deep")
         self.depth += 1
@@ -36,6 +44,25 @@ class _PlainLoader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
+
+
+def _unfolded(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:
+    """How many values ``node`` is with every alias written out; :class:`ArtifactError` beyond the limit."""
+    if id(node) in above:
+        raise ArtifactError("it holds an alias (*name) to what is around it; write the values out")
+    if id(node) in known:
+        return known[id(node)]
+    count = 1
+    if isinstance(node, yaml.CollectionNode):
+        above.add(id(node))
+        for entry in node.value:
+            for part in entry if isinstance(entry, tuple) else (entry,):
+                count += _unfolded(part, known, above)
+        above.discard(id(node))
+    if count > MAX_NODES:
+        raise ArtifactError(f"it is more than {MAX_NODES} values; it is not a model's configuration")
+    known[id(node)] = count
+    return count
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ https://github.com/CompVis/latent-diffusion (ldm/models/autoencoder.py).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,6 +43,9 @@ LEFT_BEHIND = (
     Leftover("model_ema.", "moving averages; the weights themselves are taken"),
     Leftover("colorize", "colours of segmentation maps, for display alone"),
 )
+
+_ATTENTIONS = ("vanilla", "vanilla-xformers", "none")
+"""Kinds of attention that ours computes; the second is the first, written for a library."""
 
 Sizes = list[int]
 
@@ -80,7 +83,7 @@ class _Network(_Given):
             "give_pre_end": False,
             "tanh_out": False,
             "use_linear_attn": False,
-            "attn_type": self.attn_type if self.attn_type in ("vanilla", "none") else "vanilla",
+            "attn_type": self.attn_type if self.attn_type in _ATTENTIONS else "vanilla",
         }
         for name, value in fixed.items():
             if getattr(self, name) != value:
@@ -118,15 +121,22 @@ def model_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return section
 
 
-def autoencoder(tensors: Mapping[str, Tensor], section: Mapping[str, Any] | None) -> Converted:
+def autoencoder(
+    tensors: Mapping[str, Tensor],
+    section: Mapping[str, Any] | None,
+    *,
+    numbers: Literal["whole", "used"] = "whole",
+) -> Converted:
     """Convert an autoencoder: its weights, and the section with ``target`` and ``params`` if there is one.
+
+    numbers: how the codes of a remapped codebook (``quantize.used``) are numbered. Pictures are the same as
+    there with those of the "whole" codebook; a transformer over codes knows the "used" ones alone.
 
     Raises :class:`ArtifactError` for a class that is not known, settings that change the computation in a way
     that ours cannot, and weights that are missing, left over or of another shape.
     """
     weights, left = renamed(tensors, LEFT_BEHIND)
-    if "quantize.used" in weights:
-        raise ArtifactError("has a remapped codebook (quantize.used); such files cannot be converted yet")
+    remap = weights.pop("quantize.used", None)
     if section is None:
         middle, config = _inferred(weights)
         name = {"kl": "AutoencoderKL", "gumbel": "GumbelVQ", "ema": "EMAVQ"}.get(middle, "VQModel")
@@ -136,7 +146,11 @@ def autoencoder(tensors: Mapping[str, Tensor], section: Mapping[str, Any] | None
             known = ", ".join(AUTOENCODERS)
             raise ArtifactError(f"model {shown(name, 60)} is not known; known are {known}")
         middle = AUTOENCODERS[name]
-        config = _configured(middle, section.get("params"))
+        config = _configured(middle, section.get("params"), remap is not None)
+    if remap is not None:
+        left = (*left, f"the numbers of {remap.numel()} used codes (quantize.used)")
+        if numbers == "used":
+            config = _only_used(weights, remap, config)
     own: dict[str, Tensor] = {}
     if isinstance(config, VQAutoencoderConfig):
         own["quantize.usage"] = torch.zeros(int(getattr(config.quantizer, "codes", 0)))
@@ -162,13 +176,31 @@ def _described(name: str, config: VQAutoencoderConfig | KLAutoencoderConfig) -> 
     return f"{name}, {factor}, {getattr(config.quantizer, 'codes', 0)} codes of {config.embed_dim} channels"
 
 
-def _configured(middle: str, params: object) -> VQAutoencoderConfig | KLAutoencoderConfig:
+def _only_used(
+    weights: dict[str, Tensor], used: Tensor, config: VQAutoencoderConfig | KLAutoencoderConfig
+) -> VQAutoencoderConfig:
+    """Reduce a codebook to its ``used`` codes, in their order; the rest of the weights stay."""
+    count = int(getattr(getattr(config, "quantizer", None), "codes", 0))
+    if used.dtype != torch.int64 or used.ndim != 1 or not 2 <= used.numel() <= count:
+        raise ArtifactError(f"its list of used codes is damaged: {used.dtype} of shape {tuple(used.shape)}")
+    if int(used.min()) < 0 or int(used.max()) >= count:
+        raise ArtifactError(f"its list of used codes names code {int(used.max())} of {count}")
+    books = ("embedding.weight", "embedding.embed_avg", "embedding.cluster_size", "embed.weight")
+    for name in (*books, "proj.weight", "proj.bias"):
+        value = weights.get(f"quantize.{name}")
+        if value is not None and len(value) == count:
+            weights[f"quantize.{name}"] = value[used]
+    assert isinstance(config, VQAutoencoderConfig)
+    quantizer = config.quantizer.model_copy(update={"codes": used.numel()})
+    return config.model_copy(update={"quantizer": quantizer})
+
+
+def _configured(middle: str, params: object, remapped: bool) -> VQAutoencoderConfig | KLAutoencoderConfig:
     if not isinstance(params, Mapping) or not isinstance(params.get("ddconfig"), Mapping):
         raise ArtifactError("the configuration has no params.ddconfig; give the one of the checkpoint")
     network = validated(_Network, params["ddconfig"], "ddconfig").network()
-    for name in ("remap",):
-        if params.get(name):
-            raise ArtifactError(f"the configuration sets {name}; such files cannot be converted yet")
+    if params.get("remap") and not remapped:
+        raise ArtifactError("the configuration sets remap, but the file has no quantize.used")
     where = "the configuration's params"
     if middle == "kl":
         return validated(

@@ -8,8 +8,8 @@ table:
 cond_stage_config      what stands before the codes
 =====================  =====================================================================================
 ``Labelator``          the number of a class, from 0; ours is ``styles``, counted from 1
-``SOSProvider``        the code 0 (also ``__is_unconditional__``, and ``unconditional: true``)
-``CoordStage``         codes of a map of positions
+``SOSProvider``        its ``sos_token`` (also ``__is_unconditional__``, and ``unconditional: true``)
+``CoordStage``         where in the picture each code lies; ours is ``places``
 ``VQModel``, ...       codes of another picture; its autoencoder becomes the subfolder ``condition``
 ``__is_first_stage__`` codes of another picture, by the tokenizer itself
 =====================  =====================================================================================
@@ -61,11 +61,14 @@ class _Transformer(BaseModel):
 
 @dataclass(frozen=True)
 class _Condition:
-    """What stands before the codes: how many, of how many, of how many classes; and its autoencoder."""
+    """What stands before the codes: how many, of how many, of how many classes, the code that begins, whether
+    it is the places of the codes; and its autoencoder."""
 
     prefix: int
     prefix_codes: int = 0
     styles: int = 0
+    start: int = 0
+    places: bool = False
     what: str = "unconditional"
     part: Converted | None = None
 
@@ -91,7 +94,7 @@ def prior(tensors: Mapping[str, Tensor], section: Mapping[str, Any] | None) -> C
         raise ArtifactError("has a permuter of its codes; only the order by rows can be converted")
     weights, left = renamed(tensors, LEFT_BEHIND)
     first = _section(params, "first_stage_config")
-    tokenizer = autoencoder(_within(weights, FIRST), first)
+    tokenizer = autoencoder(_within(weights, FIRST), first, numbers="used")
     if not isinstance(tokenizer.config, VQAutoencoderConfig):
         raise ArtifactError("its first stage has no codes; a transformer over codes needs a VQModel")
     given = validated(
@@ -104,7 +107,6 @@ def prior(tensors: Mapping[str, Tensor], section: Mapping[str, Any] | None) -> C
     if rest:
         raise ArtifactError(f"holds {len(rest)} weights that are not known ({shown(next(iter(rest)), 60)})")
     transformer = _within(weights, TRANSFORMER)
-    _check_mask(transformer, given)
     config = validated(
         TokenTransformerConfig,
         {
@@ -120,6 +122,9 @@ def prior(tensors: Mapping[str, Tensor], section: Mapping[str, Any] | None) -> C
             "styles": condition.styles,
             "prefix": condition.prefix,
             "prefix_codes": condition.prefix_codes,
+            "start": condition.start,
+            "places": condition.places,
+            "unmasked": _unmasked(transformer, given),
             "table": given.vocab_size,
             "positions": given.block_size,
         },
@@ -168,13 +173,13 @@ def _condition(params: Mapping[str, Any], weights: Mapping[str, Tensor], side: i
     count = side * side
     given = params.get("cond_stage_config")
     held = _within(weights, CONDITION)
-    if params.get("unconditional") is True or given == "__is_unconditional__":
-        return _start(params.get("sos_token", 0), held)
     if given == "__is_first_stage__":
         same = _within(weights, FIRST)  # the same module under a second name, so its weights are there twice
         if any(name not in same or not torch.equal(value, same[name]) for name, value in held.items()):
             raise ArtifactError("its condition stage differs from its first stage, against its configuration")
         return _Condition(count, what="conditioned on another picture")
+    if params.get("unconditional") is True or given == "__is_unconditional__":
+        return _start(params.get("sos_token", 0), held)
     if not isinstance(given, Mapping):
         raise ArtifactError(
             "the configuration has no params.cond_stage_config; give the one of the checkpoint"
@@ -183,7 +188,7 @@ def _condition(params: Mapping[str, Any], weights: Mapping[str, Tensor], side: i
     if not isinstance(inner, Mapping):
         raise ArtifactError("the configuration's cond_stage_config.params is no table")
     if name in AUTOENCODERS:
-        part = autoencoder(held, given)
+        part = autoencoder(held, given, numbers="used")
         if not isinstance(part.config, VQAutoencoderConfig):
             raise ArtifactError("its condition stage has no codes")
         codes = int(getattr(part.config.quantizer, "codes", 0))
@@ -205,26 +210,38 @@ def _condition(params: Mapping[str, Any], weights: Mapping[str, Tensor], side: i
         positions = inner.get("n_embed")
         if type(positions) is not int:
             raise ArtifactError("the configuration's cond_stage_config has no n_embed")
-        factor = inner.get("down_factor")
-        if type(factor) is not int or factor < 1 or (side * size) % factor:
-            raise ArtifactError("the configuration's cond_stage_config has no down_factor that fits")
-        return _Condition((side * size // factor) ** 2, positions, what="conditioned on positions")
+        if inner.get("down_factor") != size:
+            factor = shown(inner.get("down_factor"), 20)
+            raise ArtifactError(
+                f"its CoordStage has down_factor {factor}; only {size}, as its first stage, can be converted"
+            )
+        return _Condition(count, positions, places=True, what="conditioned on positions")
     raise ArtifactError(
         f"its condition stage {shown(name, 60)} is not known; such files cannot be converted yet"
     )
 
 
 def _start(token: object, held: Mapping[str, Tensor]) -> _Condition:
-    if token != 0 or held:
-        raise ArtifactError(f"begins with the code {shown(token, 20)}; only 0 can be converted")
-    return _Condition(1)
-
-
-def _check_mask(transformer: Mapping[str, Tensor], given: _Transformer) -> None:
-    """Refuse a transformer that reads its condition in both directions: ours is causal throughout."""
-    mask = transformer.get("blocks.0.attn.mask")
-    square = mask is not None and mask.ndim == 4 and mask.shape[-1] == mask.shape[-2]
-    if given.n_unmasked or (square and bool(mask[0, 0].triu(1).any())):  # type: ignore[index]
+    if type(token) is not int or held:
         raise ArtifactError(
-            "reads its condition in both directions (n_unmasked); that cannot be converted yet"
+            f"begins with {shown(token, 20)} and {len(held)} weights; one code and no weights are needed"
         )
+    return _Condition(1, start=token)
+
+
+def _unmasked(transformer: Mapping[str, Tensor], given: _Transformer) -> int:
+    """How many codes at the beginning see one another both ways: as the masks that the file holds say, which
+    count more than the configuration there; 0 for a network that is causal throughout."""
+    count = given.n_unmasked
+    for layer in range(given.n_layer):
+        mask = transformer.get(f"blocks.{layer}.attn.mask")
+        if mask is None or mask.shape != (1, 1, given.block_size, given.block_size):
+            continue
+        seen = mask[0, 0] != 0
+        first = int(seen[0].sum())
+        expected = torch.ones_like(seen).tril()
+        expected[:first, :first] = True
+        if not torch.equal(seen, expected) or (layer and first != count):
+            raise ArtifactError(f"has a mask of its own in blocks.{layer}.attn; that cannot be converted")
+        count = first
+    return count if count > 1 else 0

@@ -10,8 +10,9 @@ from the rest. The condition stands before the codes in the same stream::
 Words are refined as in :mod:`vitrail.models.shell_dit`, their mean and the style move and scale the norms.
 With ``canvas_width`` a sketch of the prompt as a whole (:mod:`vitrail.models.canvas`) is added to the places
 of the codes, to the condition and, by a share that each place decides, to the logits (masked models only).
-The prefix is read in both directions; only codes are causal. ``block = "gpt"`` is causal throughout, as
-taming-transformers' network, whose weights :func:`vitrail.models.token_readers.from_mingpt` renames.
+The prefix is read in both directions; only codes are causal. ``block = "gpt"`` is causal throughout (but for
+the first ``unmasked`` codes), as taming-transformers' network, whose weights
+:func:`vitrail.models.token_readers.from_mingpt` renames.
 """
 
 from __future__ import annotations
@@ -285,7 +286,7 @@ class TokenTransformer(nn.Module):
         return tokens, seen, modulation, final
 
     def _gpt_prefix(self, conditions: Conditions, batch: int, device: torch.device) -> Tensor:
-        """The condition codes (B, P): those given, else the class counted from 0, else the start code 0."""
+        """The condition codes (B, P): those given, else the class counted from 0, else the start code."""
         config = self.config
         if conditions.prefix is not None:
             if conditions.prefix.shape[1] != config.prefix:
@@ -299,7 +300,7 @@ class TokenTransformer(nn.Module):
             if conditions.styles is None or bool((conditions.styles < 1).any()):
                 raise InputError("this model draws one of its classes; name one")
             return conditions.styles[:, None] - 1
-        return torch.zeros(batch, 1, dtype=torch.long, device=device)
+        return torch.full((batch, 1), config.start, dtype=torch.long, device=device)
 
     def _blocked(self, seen: Tensor | None, before: int, length: int) -> Tensor | None:
         """Where attention must not look: (B or 1, 1, length, length), None where it may look everywhere."""
@@ -310,8 +311,8 @@ class TokenTransformer(nn.Module):
             return hidden
         device = self.position.device
         future = torch.ones(length, length, dtype=torch.bool, device=device).triu(1)
-        if self.config.block == "modern":
-            future[:before, :before] = False
+        both_ways = before if self.config.block == "modern" else self.config.unmasked
+        future[:both_ways, :both_ways] = False
         return future if hidden is None else future | hidden
 
     def _logits(self, tokens: Tensor, final: Tensor | None, sketch: Sketch | None = None) -> Tensor:

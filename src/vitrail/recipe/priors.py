@@ -68,6 +68,15 @@ class TokenTransformerConfig(Section):
     positions: int = Field(
         default=0, ge=0, le=2**18, description="gpt: learned positions (block_size); 0: as few as fit"
     )
+    start: int = Field(
+        default=0, ge=0, lt=2**18, description="gpt: the code that stands before where there is no condition"
+    )
+    unmasked: int = Field(
+        default=0, ge=0, le=16_384, description="gpt: condition codes that see one another both ways"
+    )
+    places: bool = Field(
+        default=False, description="gpt: the condition codes tell where in the picture each code lies"
+    )
 
     @property
     def count(self) -> int:
@@ -81,8 +90,10 @@ class TokenTransformerConfig(Section):
         if self.canvas_width and not (self.text and self.mode == "masked" and self.block == "modern"):
             raise ValueError("a canvas is for masked models that read text; set canvas_width to 0")
         if self.block == "modern":
-            if self.table or self.positions:
-                raise ValueError("table and positions are for block gpt; leave them out")
+            if self.table or self.positions or self.start or self.unmasked or self.places:
+                raise ValueError(
+                    "table, positions, start, unmasked and places are for block gpt; leave them out"
+                )
             return self
         if self.mode != "causal" or self.text:
             raise ValueError("block gpt is causal and reads no text; set mode = causal and text = false")
@@ -91,6 +102,10 @@ class TokenTransformerConfig(Section):
         need = max(self.codes, self.prefix_codes, self.styles if self.prefix == 1 else 0)
         if self.table and self.table < need:
             raise ValueError(f"table {self.table} is smaller than the {need} codes it has to hold")
+        if self.start >= (self.table or need):
+            raise ValueError(f"start {self.start} is no code of the {self.table or need} that there are")
+        if self.unmasked > self.prefix:
+            raise ValueError(f"unmasked {self.unmasked} is more than the {self.prefix} codes of prefix")
         if self.positions and self.positions < self.prefix + self.count - 1:
             raise ValueError(
                 f"positions {self.positions} are fewer than prefix {self.prefix} + {self.count} codes - 1"

@@ -8,6 +8,7 @@ shipped model, so that a model trained on somebody's own pictures is small::
     styles.json                        the names of its styles, in order from number 1
     upsampler/                         a model folder of kind "upsampler", for sizes above the native one
     tokenizer/                         of a token_transformer, always its own: a vq_autoencoder
+    condition/                         a vq_autoencoder of the pictures that a token_transformer follows
 """
 
 from __future__ import annotations
@@ -96,6 +97,7 @@ class TokenModel:
     """A model that draws codes, with its tokenizer and what else belongs to it, on a device.
 
     ``text`` is None for a model that reads no words; its ``styles`` are then its classes, if it has any.
+    ``condition`` reads the picture that the drawn one follows, None for a model that follows none.
     """
 
     name: str
@@ -106,6 +108,7 @@ class TokenModel:
     upsampler: Upsampler | None
     styles: tuple[str, ...]
     defaults: SamplingDefaults
+    condition: VQAutoencoder | None = None
 
     @property
     def patch(self) -> int:
@@ -226,7 +229,14 @@ class Loader:
     def _load_tokens(self, folder: Path, artifact: artifacts.Artifact) -> TokenModel:
         network = open_network(artifact)
         assert isinstance(network, TokenTransformer)
-        tokenizer = _tokenizer(folder, artifact, network.config)
+        config = network.config
+        tokenizer = _codes_of(folder / "tokenizer", artifact, config.codes)
+        condition = None
+        if config.prefix > 1 and not config.places:
+            own = (folder / "condition" / artifacts.MANIFEST_NAME).is_file()
+            condition = tokenizer  # whose codes stand twice, where there is no other
+            if own:
+                condition = _codes_of(folder / "condition", artifact, config.prefix_codes or config.codes)
         text = _text(folder, artifact, network.config) if network.config.text else None
         # The shipped upsampler knows small drawings; a model of other pictures brings its own.
         upsampler = _upsampler(folder) or (_upsampler(SHIPPED) if text is not None else None)
@@ -240,6 +250,7 @@ class Loader:
             styles=style_names(folder, artifact.manifest),
             defaults=artifact.manifest.sampling
             or token_defaults(network.config, tokenizer.latent.downsample),
+            condition=condition.to(self.device) if condition else None,
         )
 
 
@@ -345,20 +356,20 @@ def _text(
     return text
 
 
-def _tokenizer(folder: Path, artifact: artifacts.Artifact, config: TokenTransformerConfig) -> VQAutoencoder:
-    place = folder / "tokenizer"
+def _codes_of(place: Path, artifact: artifacts.Artifact, codes: int) -> VQAutoencoder:
+    """The autoencoder in the subfolder ``place`` of a token model, which knows ``codes`` of it."""
     if not (place / artifacts.MANIFEST_NAME).is_file():
         raise ArtifactError(
-            f"model {artifact.name} has no tokenizer/; the folder is incomplete: get it again"
+            f"model {artifact.name} has no {place.name}/; the folder is incomplete: get it again"
         )
     found = artifacts.load(place)
     network = open_network(found)
     if not isinstance(network, VQAutoencoder):
         raise ArtifactError(f"{shown(place)} is of kind {found.kind}; a vq_autoencoder is needed")
-    stages = network.quantize.stages
-    if network.codebook_size != config.codes or stages != 1:
+    stages, verb = network.quantize.stages, "draws" if place.name == "tokenizer" else "reads"
+    if network.codebook_size != codes or stages != 1:
         raise ArtifactError(
-            f"model {artifact.name} draws {config.codes} codes, one at a place; its tokenizer has "
+            f"model {artifact.name} {verb} {codes} codes, one at a place; its {place.name} has "
             f"{network.codebook_size}, {stages} at a place: they do not belong together"
         )
     return network

@@ -17,6 +17,7 @@ from vitrail.models.token_readers import CachedReader, MaskedReader
 from vitrail.runtime import cpu_generator
 from vitrail.samplers.tokens import UNKNOWN, sample_autoregressive, sample_maskgit, windowed
 from vitrail.store import artifacts
+from vitrail.tasks.codes_before import codes_before
 from vitrail.tasks.context import Context
 from vitrail.tasks.loading import Loader, TokenModel
 from vitrail.tasks.reading import MAX_UNDERSTOOD, Reading, style_number
@@ -72,7 +73,7 @@ def load_prior(loader: Loader, name: str) -> PriorModel:
     if prior is None:
         own = load_tokenizer(loader, name).name
         raise ArtifactError(f"model {own} is a tokenizer alone and draws nothing; give a model with a prior")
-    if prior.model.network.config.prefix > 1:
+    if prior.model.condition is not None:
         raise ArtifactError(f"model {prior.name} needs the codes of another picture; it cannot be used here")
     return prior
 
@@ -138,6 +139,7 @@ def draw_codes(
     conditions = conditions_of(model, reading, 1, guided=guided)
     strength = cfg_scale if guided else 1.0
     generators = [cpu_generator(seed)]
+    before = codes_before(model, (), (canvas.shape[1], canvas.shape[2]))
 
     def told(step: int, total: int, _: Tensor) -> None:
         context.check()
@@ -168,6 +170,7 @@ def draw_codes(
                 top_k=model.defaults.top_k,
                 top_p=model.defaults.top_p,
                 guidance=strength,
+                prefix=None if before is None else before[None],
                 callback=told,
             )
     return codes[0, :rows, :columns].cpu()

@@ -23,6 +23,7 @@ from vitrail.tasks import gan_generation
 from vitrail.tasks.additions import controls_of, public_names, refuse_additions
 from vitrail.tasks.between import Enlarge, enlarger
 from vitrail.tasks.canvas import Canvas, nearest_size, plan_canvas
+from vitrail.tasks.codes_before import codes_before
 from vitrail.tasks.context import Context
 from vitrail.tasks.diffusion import (
     Draws,
@@ -213,7 +214,9 @@ def _larger(request: ResolvedTextToImage, model: DiffusionModel) -> Canvas | Non
 def _from_codes(request: TextToImageRequest, model: TokenModel, context: Context) -> Iterator[Event]:
     """Make the pictures with a token model."""
     started = time.monotonic()
-    refuse_additions(request, f"model {model.name}, which draws codes", _FOR_DIFFUSION_ALONE)
+    what = f"model {model.name}, which draws codes"
+    # The picture that some of these models follow is given as a control.
+    refuse_additions(request.model_copy(update={"control": ()}), what, _FOR_DIFFUSION_ALONE)
     causal = model.sampler == "autoregressive"
     foreign = _FOR_DIFFUSION | _FOR_GANS | ({"steps": 1, "choice_temperature": 0.0} if causal else {})
     _refuse(request, model.name, "draws code after code" if causal else "draws codes", foreign)
@@ -232,13 +235,16 @@ def _from_codes(request: TextToImageRequest, model: TokenModel, context: Context
     with torch.inference_mode():
         with context.timed("text"):
             reading = read_prompt(resolved, model.name, model.text, model.styles)
+            before = codes_before(model, request.control, grid)
         batch = context.batch_size or (1 if context.device.type == "cpu" else 16)
         progress = StepCounter(passes(resolved, model, grid) * resolved.n, context)
         for start in range(0, resolved.n, batch):
             indices = range(start, min(start + batch, resolved.n))
 
             def make(precision: Precision, indices: Sequence[int] = indices) -> Tensor:
-                return sample_tokens(resolved, model, reading, indices, grid, precision, context, progress)
+                return sample_tokens(
+                    resolved, model, reading, indices, grid, precision, context, progress, before
+                )
 
             with context.timed("denoise"):
                 pixels, precision = in_numbers(make, wanted, progress, resolved, resolved.seed)

@@ -73,11 +73,13 @@ def sample_tokens(
     precision: Precision,
     context: Context,
     progress: StepCounter,
+    before: Tensor | None = None,
 ) -> Tensor:
     """Draw the codes of the pictures with ``indices``; return the pictures (B, 3, H, W).
 
-    Raises :class:`InputError` where guidance is asked of a model without words,
-    :class:`~vitrail.errors.NonFiniteError` where a step gave no numbers.
+    ``before``: the codes (rows, columns) that stand before each picture, see
+    :func:`vitrail.tasks.codes_before.codes_before`. Raises :class:`InputError` where guidance is asked of a
+    model without words, :class:`~vitrail.errors.NonFiniteError` where a step gave no numbers.
     """
     guided = request.cfg_scale != 1.0
     if guided and model.text is None:
@@ -88,6 +90,9 @@ def sample_tokens(
     generators = [cpu_generator(request.seed + index) for index in indices]
     known = torch.full((len(indices), *grid), UNKNOWN, device=device)
     conditions = conditions_of(model, reading, len(indices), guided=guided)
+    prefix = None if before is None else before.expand(len(indices), *before.shape)
+    if prefix is not None and prefix[0].numel() != known[0].numel():  # no map of the same places
+        conditions, prefix = conditions._replace(prefix=prefix.flatten(1)), None
 
     def decoded(codes: Tensor) -> Tensor:
         with autocast(device, precision):
@@ -135,6 +140,7 @@ def sample_tokens(
             top_k=request.top_k,
             top_p=request.top_p,
             guidance=request.cfg_scale,
+            prefix=prefix,
             callback=after_step,
         )
     return decoded(codes)
