@@ -5,6 +5,8 @@
     Exception
     └── VitrailError
         ├── InputError (also ValueError)   a request, flag, prompt or setting that cannot be served
+        │   └── UnknownJobError            no job has this id
+        ├── QueueFullError                 the queue holds as many jobs as it may
         ├── DataError                      a data set, picture or archive that cannot be read
         ├── ArtifactError                  a model folder that is missing, damaged or of another kind
         ├── CheckpointError                no checkpoint of a run can be loaded, or the folder is in use
@@ -28,8 +30,10 @@ __all__ = [
     "InputError",
     "MissingExtraError",
     "NonFiniteError",
+    "QueueFullError",
     "StorageError",
     "TrainingError",
+    "UnknownJobError",
     "VitrailError",
 ]
 
@@ -44,6 +48,21 @@ class InputError(VitrailError, ValueError):
     """A request, flag, prompt or setting that cannot be served."""
 
     exit_code = 2
+
+
+class UnknownJobError(InputError):
+    """No job has this id."""
+
+
+class QueueFullError(VitrailError):
+    """The queue holds as many jobs as it may; a server answers 429.
+
+    ``retry_after``: seconds after which a place may be free.
+    """
+
+    def __init__(self, message: str, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class DataError(VitrailError):

@@ -7,20 +7,19 @@ The only place that joins tasks with provenance and storage: every picture that 
 from __future__ import annotations
 
 import queue
-import re
 import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NewType
 
-import torch
 from PIL import Image
 
 from vitrail.codes_schema import WalkRequest
-from vitrail.errors import CancelledError, InputError, VitrailError
+from vitrail.errors import CancelledError, InputError
 from vitrail.runtime import Precision, pick_device
 from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Request
+from vitrail.serving.failures import explained
 from vitrail.serving.save import Destination, save_animation, save_grid, save_picture, save_preview
 from vitrail.tasks.context import Context
 from vitrail.tasks.core import TASKS
@@ -177,7 +176,7 @@ class Engine:
                     raise CancelledError("stopped before it began; nothing was made")
                 self._run(job)
             except BaseException as caught:  # handed to whoever reads the job's events
-                error = _explained(caught)
+                error = explained(caught)
             job.finish(error)
 
     def _run(self, job: _Job) -> None:
@@ -199,27 +198,3 @@ class Engine:
                     paths.append(str(save_grid(pictures, made[0][1], job.destination)))
                 event = event.model_copy(update={"paths": tuple(paths)})
             job.add(event)
-
-
-def _explained(error: BaseException) -> BaseException:
-    """Return ``error``, or a line of ours in place of what torch says when memory runs out."""
-    # A GPU's allocator has its own exception; the CPU's says so in a plain RuntimeError.
-    if isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and re.search(r"can't allocate memory|not enough memory", str(error))
-    ):
-        needed = re.search(r"ried to allocate ([\d.]+) ?([KMGT]i?B|bytes)", str(error))
-        more = f" ({_bytes(needed[1], needed[2])} more were needed)" if needed else ""
-        return VitrailError(
-            f"not enough memory for this picture{more}; ask for a smaller size, use --tile, or --device cpu"
-        )
-    return error
-
-
-def _bytes(number: str, unit: str) -> str:
-    """A number of bytes as torch says it, in the unit that suits it."""
-    size = float(number) * 1024 ** ("BKMGT".index(unit[0]) if unit != "bytes" else 0)
-    for name in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.3g} {name}"
-        size /= 1024
-    return f"{size:.3g} TiB"

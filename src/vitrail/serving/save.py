@@ -22,8 +22,11 @@ from vitrail.request_fields import FileRef
 from vitrail.schema import ImageRecord
 
 __all__ = [
+    "ENDINGS",
     "Destination",
     "Format",
+    "animation_bytes",
+    "picture_bytes",
     "save_animation",
     "save_grid",
     "save_picture",
@@ -34,7 +37,9 @@ __all__ = [
 Format = Literal["png", "jpeg", "webp"]
 
 _SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-_ENDINGS: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+ENDINGS: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+"""The ending of a file of each format."""
+
 _NUMBERED = re.compile(r"^(\d{4,9})-")
 
 
@@ -86,9 +91,19 @@ class Destination:
         return self.folder / f"{name.stem}{addition}{name.suffix}"
 
 
+def picture_bytes(picture: Image.Image, format: Format, record: ImageRecord | None = None) -> bytes:
+    """The file of ``picture``, with ``record`` inside it: what every picture that is kept goes through."""
+    return metadata.encode(picture, format, record)
+
+
+def animation_bytes(pictures: Sequence[Image.Image], fps: float, record: ImageRecord) -> bytes:
+    """As :func:`picture_bytes`, of an animated WebP."""
+    return metadata.encode_animation(pictures, fps, record)
+
+
 def save_picture(picture: Image.Image, record: ImageRecord, destination: Destination) -> Path:
     """Write ``picture`` with ``record`` inside it; returns its path. Raises :class:`StorageError`."""
-    data = metadata.encode(picture, destination.format, record)
+    data = picture_bytes(picture, destination.format, record)
     if destination.name is not None:
         return atomic_write(destination._named(f"-{record.index + 1}" if record.request.n > 1 else ""), data)
     return _numbered(f"{_slug(record)}-seed{record.seed}", data, destination)
@@ -96,7 +111,7 @@ def save_picture(picture: Image.Image, record: ImageRecord, destination: Destina
 
 def save_grid(pictures: Sequence[Image.Image], record: ImageRecord, destination: Destination) -> Path:
     """Write all pictures of a request as one sheet; ``record`` is the first picture's. Returns the path."""
-    data = metadata.encode(grid(pictures), destination.format)
+    data = picture_bytes(grid(pictures), destination.format)
     if destination.name is not None:
         return atomic_write(destination._named("-grid"), data)
     return _numbered(f"{_slug(record)}-grid", data, destination)
@@ -104,7 +119,7 @@ def save_grid(pictures: Sequence[Image.Image], record: ImageRecord, destination:
 
 def save_sheet(sheet: Image.Image, name: str, destination: Destination) -> Path:
     """Write a sheet that shows a model and not a request, such as its codebook; returns its path."""
-    data = metadata.encode(sheet, destination.format)
+    data = picture_bytes(sheet, destination.format)
     if destination.name is not None:
         return atomic_write(destination._named(""), data)
     return _numbered(name, data, destination)
@@ -118,7 +133,7 @@ def save_animation(
     Lossless, so that its frames are the pictures themselves. ``record`` is the first picture's. Returns the
     path.
     """
-    data = metadata.encode_animation(pictures, fps, record)
+    data = animation_bytes(pictures, fps, record)
     if destination.name is not None:
         return atomic_write(destination.folder / f"{Path(destination.name).stem}-animated.webp", data)
     return _numbered(f"{_slug(record)}-animated", data, replace(destination, format="webp"))
@@ -129,8 +144,8 @@ def save_preview(picture: Image.Image, index: int, destination: Destination) -> 
     if destination.name is not None:
         path = destination._named(f"-preview-{index + 1}")
     else:
-        path = destination.folder / f"preview-{index + 1}{_ENDINGS[destination.format]}"
-    return atomic_write(path, metadata.encode(picture, destination.format))
+        path = destination.folder / f"preview-{index + 1}{ENDINGS[destination.format]}"
+    return atomic_write(path, picture_bytes(picture, destination.format))
 
 
 def _numbered(name: str, data: bytes, destination: Destination) -> Path:
@@ -138,7 +153,7 @@ def _numbered(name: str, data: bytes, destination: Destination) -> Path:
     numbers = (_NUMBERED.match(entry.name) for entry in destination.folder.iterdir())
     number = max((int(match[1]) for match in numbers if match), default=0) + 1
     while True:
-        path = destination.folder / f"{number:04d}-{name}{_ENDINGS[destination.format]}"
+        path = destination.folder / f"{number:04d}-{name}{ENDINGS[destination.format]}"
         try:
             return atomic_write(path, data, overwrite=False)
         except StorageError:

@@ -43,6 +43,7 @@ class Database:
 
     def __init__(self, url: str | None, default: Path) -> None:
         address = _address(url, default)
+        self.url = address
         self.sqlite = address.get_backend_name() == "sqlite"
         self.shown = (
             shown(address.database or "") if self.sqlite else address.render_as_string(hide_password=True)

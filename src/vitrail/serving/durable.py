@@ -1,0 +1,207 @@
+"""The engine whose queue survives anything: jobs on disk, done by processes of their own, here or elsewhere.
+
+:class:`DurableEngine` accepts, tells and cancels; it does no work itself. That is for workers
+(:mod:`vitrail.serving.queue_worker`): those it starts beside itself, and any number of ``vitrail worker``
+processes on machines that share its database. docs/architecture.md draws how the parts belong together.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from vitrail.errors import InputError
+from vitrail.files import ensure_folder, shown
+from vitrail.request_fields import Model
+from vitrail.serving.jobs import Job, JobEvent, State
+from vitrail.serving.queue_claims import LEASE, take_back_lost
+from vitrail.serving.queue_store import QueueStore
+from vitrail.serving.queue_watch import Watch
+from vitrail.serving.queue_worker import HANDS, WorkerSettings
+from vitrail.store.database import Database
+from vitrail.store.gallery import Gallery
+
+__all__ = ["DurableEngine"]
+
+MAX_WORKERS = 64
+_WORKER = (sys.executable, "-m", "vitrail.serving.queue_worker")
+
+
+class DurableEngine:
+    """A :class:`~vitrail.serving.jobs.JobEngine` over a database; a context manager.
+
+    Parameters
+    ----------
+    folder: where everything lies that is not put elsewhere: ``vitrail.sqlite``, ``pictures/``, ``work/``.
+    database: None for the file in ``folder``, or ``postgresql://...`` for a queue that machines share.
+    pictures: folder or fsspec address (``s3://bucket/name``) of the pictures; None for ``folder``.
+    device, precision: of the workers beside it, as everywhere.
+    memory_budget: MiB of models that each of them keeps loaded; None lets it choose.
+    queue_limit: jobs that may wait; one more is refused.
+    workers: how many worker processes to start and keep running, 0 for none.
+    preview_every: steps between previews, 0 for none.
+    format: of the pictures.
+    warm: models that the workers load before the first job comes.
+    batch: jobs that a worker may take for one pass.
+    hands, lease, silence, stall: see :class:`vitrail.serving.queue_worker.WorkerSettings`.
+
+    Raises :class:`InputError` for settings that cannot be, :class:`~vitrail.errors.StorageError` where the
+    database or a folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        database: str | None = None,
+        pictures: str | None = None,
+        device: str = "auto",
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        memory_budget: int | None = None,
+        queue_limit: int = 1000,
+        workers: int = 1,
+        preview_every: int = 2,
+        format: Literal["png", "jpeg", "webp"] = "png",
+        warm: Sequence[str] = (),
+        batch: int = 8,
+        hands: Sequence[str] = HANDS,
+        lease: float = LEASE,
+        silence: float = 60.0,
+        stall: float = 180.0,
+    ) -> None:
+        if not 0 <= workers <= MAX_WORKERS:
+            raise InputError(f"workers {shown(workers, 20)} is out of range; allowed 0 to {MAX_WORKERS}")
+        if queue_limit < 1:
+            raise InputError(
+                f"queue-limit {shown(queue_limit, 20)} is too small; allow at least 1 job to wait"
+            )
+        settings = WorkerSettings(
+            folder=str(ensure_folder(folder)),
+            database=database,
+            pictures=pictures,
+            device=device,
+            precision=precision,
+            memory_budget=memory_budget,
+            preview_every=preview_every,
+            format=format,
+            warm=tuple(warm),
+            batch=batch,
+            hands=tuple(hands),
+            lease=lease,
+            silence=silence,
+            stall=stall,
+        )
+        self._database, self._gallery, self._permits = settings.open()
+        self._store = QueueStore(self._database, self._permits, queue_limit)
+        self._watch = Watch(self._store, 0.05 if self._database.sqlite else 0.1)
+        take_back_lost(self._database, self._permits)
+        self._workers = [_Beside(settings, number) for number in range(workers)]
+
+    def __enter__(self) -> DurableEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def gallery(self) -> Gallery:
+        """The pictures that jobs made, under the ids that their events name."""
+        return self._gallery
+
+    @property
+    def database(self) -> Database:
+        """The database that everything lies in."""
+        return self._database
+
+    def submit(self, request: Model, *, key: str | None = None) -> Job:
+        """As :meth:`vitrail.serving.jobs.JobEngine.submit`."""
+        return self._store.submit(request, key)
+
+    def job(self, id: str) -> Job:
+        """As :meth:`vitrail.serving.jobs.JobEngine.job`."""
+        return self._store.job(id)
+
+    def jobs(
+        self, *, states: frozenset[State] | None = None, limit: int = 100, after: str | None = None
+    ) -> list[Job]:
+        """As :meth:`vitrail.serving.jobs.JobEngine.jobs`."""
+        return self._store.jobs(states, limit, after)
+
+    def events(self, id: str, *, after: int = 0, timeout: float | None = None) -> Iterator[JobEvent]:
+        """As :meth:`vitrail.serving.jobs.JobEngine.events`; an unknown id is refused at the call."""
+        self._store.job(id)
+        return self._events(id, after, timeout)
+
+    def _events(self, id: str, after: int, timeout: float | None) -> Iterator[JobEvent]:
+        with self._watch.following(id):
+            while True:
+                events, ended = self._store.fresh(id, after)
+                for event in events:
+                    after = max(after, event.seq)
+                    yield event
+                if ended or not self._watch.wait(id, after, timeout):
+                    return
+
+    def preview(self, id: str) -> bytes | None:
+        """As :meth:`vitrail.serving.jobs.JobEngine.preview`."""
+        return self._store.preview(id)
+
+    def cancel(self, id: str) -> Job:
+        """As :meth:`vitrail.serving.jobs.JobEngine.cancel`."""
+        return self._store.cancel(id)
+
+    def move(self, id: str, *, before: str | None) -> Job:
+        """As :meth:`vitrail.serving.jobs.JobEngine.move`."""
+        return self._store.move(id, before)
+
+    def workers(self) -> int:
+        """How many workers live, wherever they are."""
+        return self._store.workers()
+
+    def close(self) -> None:
+        """End the workers beside this engine; what they were doing waits again. Ends all event streams."""
+        self._watch.close()
+        for worker in self._workers:
+            worker.close()
+        self._permits.close()
+        self._database.close()
+
+
+class _Beside:
+    """A worker process beside this one; if it ends it is started again, the sooner the longer it lived."""
+
+    def __init__(self, settings: WorkerSettings, number: int) -> None:
+        self._settings = settings.model_dump_json().encode() + b"\n"
+        self._closed = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._keep, name=f"vitrail-worker-{number}", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let the process give back what it does, and end it."""
+        self._closed.set()
+        self._thread.join()
+
+    def _keep(self) -> None:
+        pause = 0.2
+        while not self._closed.is_set():
+            with subprocess.Popen(_WORKER, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+                assert process.stdin is not None
+                try:
+                    process.stdin.write(self._settings)
+                    process.stdin.flush()
+                except OSError:
+                    pass  # it ended at once; that is seen below
+                lived = 0.0
+                while process.poll() is None and not self._closed.wait(0.1):
+                    lived += 0.1
+                if self._closed.is_set():
+                    try:
+                        process.communicate(timeout=12)  # closes its input, which is the sign to end
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+            pause = 0.2 if lived > 30 else min(10.0, pause * 2)
+            self._closed.wait(pause)

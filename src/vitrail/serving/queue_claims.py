@@ -1,0 +1,284 @@
+"""The queue as those see it who work: claim, tell, finish, give back; and take back what the dead held.
+
+A claim names the worker and the number of the attempt. Every word about a job holds only while both are still
+the job's: a worker that was cut off for long, and whose job another one has taken up, changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from vitrail.serving.processes import Identity, alive
+from vitrail.serving.queue_permits import Permits
+from vitrail.serving.queue_requests import Lane
+from vitrail.serving.queue_rows import Row, change, end
+from vitrail.serving.queue_tables import INPUTS, JOBS, PICTURES, PREVIEWS, WORKERS
+from vitrail.store.database import Database
+from vitrail.store.gallery import Picture
+
+__all__ = ["LEASE", "MAX_KILLS", "Claim", "Claims", "take_back_lost"]
+
+LEASE = 15.0
+"""Seconds without a sign of life after which a worker is taken for dead."""
+
+MAX_KILLS = 3
+"""Workers that a job may kill before it is given up."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A job that a worker has taken up."""
+
+    id: str
+    attempt: int
+    lane: Lane
+    request: str
+    files: dict[str, bytes] = field(repr=False)
+
+
+class Claims:
+    """What worker ``worker`` does in the queue; for any number of threads."""
+
+    def __init__(self, database: Database, permits: Permits, worker: Identity, lease: float = LEASE) -> None:
+        self._database = database
+        self._permits = permits
+        self._worker = worker
+        self._lease = lease
+
+    def beat(self) -> int:
+        """Say that this worker lives; returns how many do."""
+        me = self._worker
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            changed = connection.execute(
+                sa.update(WORKERS).where(WORKERS.c.id == me.name).values(until=now + self._lease)
+            )
+            if not changed.rowcount:
+                connection.execute(
+                    sa.insert(WORKERS).values(
+                        id=me.name, machine=me.machine, pid=me.pid, birth=me.birth, until=now + self._lease
+                    )
+                )
+            living = sa.select(sa.func.count()).select_from(WORKERS).where(WORKERS.c.until > now)
+            return int(connection.execute(living).scalar_one())
+
+    def leave(self) -> None:
+        """Say that this worker takes no more jobs."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == self._worker.name))
+
+    def claim(self, lane: Lane, most: int) -> list[Claim]:
+        """Take up the next job, and up to ``most`` in all that may be run in one pass with it.
+
+        So many are taken only if they are more than the workers: while others are idle, each takes its share.
+        """
+        waits = sa.select(JOBS).where(JOBS.c.state == "queued", JOBS.c.lane == lane)
+        in_order = waits.order_by(JOBS.c.place, JOBS.c.n).with_for_update(skip_locked=True)
+        with self._database.write() as connection:
+            first = connection.execute(in_order.limit(1)).one_or_none()
+            if first is None:
+                return []
+            rows = [first]
+            if first.batch is not None and not first.alone and most > 1:
+                alike = (JOBS.c.batch == first.batch, ~JOBS.c.alone, JOBS.c.id != first.id)
+                share = self._share(connection, first.batch, most) - 1
+                if share > 0:
+                    rows += connection.execute(in_order.where(*alike).limit(share)).all()
+            now = self._database.now(connection)
+            return [self._take(connection, row, now) for row in rows]
+
+    def progress(self, claim: Claim, step: int, steps: int, eta: float | None) -> bool:
+        """Tell how far the work is; False if it should stop."""
+        with self._database.write(durable=False) as connection:
+            values = {"step": step, "steps": steps, "eta": eta, "seq": JOBS.c.seq + 1}
+            cancel = connection.execute(
+                sa.update(JOBS)
+                .where(JOBS.c.id == claim.id, *self._mine(claim))
+                .values(**values, progress_seq=JOBS.c.seq + 1)
+                .returning(JOBS.c.cancel)
+            ).scalar()
+        return cancel is not None and not cancel
+
+    def preview(self, claim: Claim, data: bytes) -> None:
+        """Show how the work stands; ``data`` is a PNG."""
+        with self._database.write(durable=False) as connection:
+            shown = connection.execute(
+                sa.update(JOBS)
+                .where(JOBS.c.id == claim.id, *self._mine(claim))
+                .values(seq=JOBS.c.seq + 1, preview_seq=JOBS.c.seq + 1)
+            )
+            if shown.rowcount:
+                connection.execute(sa.delete(PREVIEWS).where(PREVIEWS.c.job == claim.id))
+                connection.execute(sa.insert(PREVIEWS).values(job=claim.id, data=data))
+
+    def picture(self, claim: Claim, index: int, picture: Picture) -> None:
+        """Tell of a picture that lies in the gallery."""
+        with self._database.write() as connection:
+            held = sa.select(JOBS.c.id).where(JOBS.c.id == claim.id, *self._mine(claim)).with_for_update()
+            if connection.execute(held).one_or_none() is None:
+                return
+            place = (PICTURES.c.job == claim.id, PICTURES.c.number == index)
+            connection.execute(sa.delete(PICTURES).where(*place))  # told before a crash
+            connection.execute(
+                sa.insert(PICTURES).values(
+                    job=claim.id,
+                    number=index,
+                    id=picture.id,
+                    width=picture.width,
+                    height=picture.height,
+                    seed=picture.seed,
+                )
+            )
+            now = self._database.now(connection)
+            change(connection, claim.id, "picture", now, {}, *self._mine(claim), picture=picture.id)
+
+    def log(self, claim: Claim, line: str) -> None:
+        """Tell a line of a long work's progress."""
+        with self._database.write(durable=False) as connection:
+            now = self._database.now(connection)
+            change(connection, claim.id, "log", now, {}, *self._mine(claim), message=line[:2000])
+
+    def finish(
+        self,
+        claim: Claim,
+        state: Literal["succeeded", "failed", "cancelled"],
+        *,
+        hints: Sequence[str] = (),
+        code: str | None = None,
+        message: str | None = None,
+    ) -> None:
+        """Bring the job to its end."""
+        values: dict[str, Any] = {"state": state, "hints": json.dumps(list(hints)), "code": code}
+        if state == "succeeded":
+            values["step"] = JOBS.c.steps
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            end(connection, claim.id, now, values | {"message": message}, *self._mine(claim))
+
+    def give_back(self, claim: Claim, killed: str | None = None) -> None:
+        """Let another one begin the job again, or give it up: ``killed`` says what its worker died of."""
+        with self._database.write() as connection:
+            held = sa.select(JOBS).where(JOBS.c.id == claim.id, *self._mine(claim)).with_for_update()
+            row = connection.execute(held).one_or_none()
+            if row is not None:
+                now = self._database.now(connection)
+                _wait_again(connection, self._permits, row, now, killed)
+
+    def unwanted(self, claims: Sequence[Claim]) -> set[str]:
+        """Ids of those claims whose work should stop: cancelled, or no longer this worker's."""
+        if not claims:
+            return set()
+        ids = [claim.id for claim in claims]
+        found = sa.select(JOBS.c.id, JOBS.c.attempts, JOBS.c.worker, JOBS.c.state, JOBS.c.cancel)
+        with self._database.read() as connection:
+            rows = {row.id: row for row in connection.execute(found.where(JOBS.c.id.in_(ids)))}
+        mine = (self._worker.name, "running", False)
+        return {
+            claim.id
+            for claim in claims
+            if (row := rows.get(claim.id)) is None
+            or (row.worker, row.state, row.cancel) != mine
+            or row.attempts != claim.attempt
+        }
+
+    def overdue(self, lane: Lane, seconds: float) -> bool:
+        """Whether a job has waited for so long; then its permit may have been used up while it was held."""
+        with self._database.read() as connection:
+            before = self._database.now(connection) - seconds
+            late = sa.select(JOBS.c.id).where(JOBS.c.state == "queued", JOBS.c.lane == lane)
+            return connection.execute(late.where(JOBS.c.waiting < before).limit(1)).one_or_none() is not None
+
+    def renew_permit(self, lane: Lane) -> None:
+        """Enqueue one more permit; one every five seconds at most, whoever asks for it."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            self._permits.add(connection, f"{lane}-{int(now // 5)}", lane)
+
+    def _mine(self, claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+        return (
+            JOBS.c.state == "running",
+            JOBS.c.worker == self._worker.name,
+            JOBS.c.attempts == claim.attempt,
+        )
+
+    def _share(self, connection: sa.Connection, batch: str, most: int) -> int:
+        alike = sa.select(sa.func.count()).select_from(JOBS)
+        count = connection.execute(alike.where(JOBS.c.state == "queued", JOBS.c.batch == batch)).scalar_one()
+        living = sa.select(sa.func.count()).select_from(WORKERS)
+        now = self._database.now(connection)
+        workers = connection.execute(living.where(WORKERS.c.until > now)).scalar_one()
+        return min(most, -(-int(count) // max(1, int(workers))))
+
+    def _take(self, connection: sa.Connection, row: Row, now: float) -> Claim:
+        values = {
+            "state": "running",
+            "worker": self._worker.name,
+            "attempts": row.attempts + 1,
+            "started": now if row.started is None else row.started,
+            "step": 0,
+            "steps": 0,
+            "eta": None,
+        }
+        change(connection, row.id, "state", now, values)
+        inputs = sa.select(INPUTS.c.sha256, INPUTS.c.data).where(INPUTS.c.job == row.id)
+        files = {sha256: bytes(data) for sha256, data in connection.execute(inputs)}
+        return Claim(row.id, row.attempts + 1, row.lane, row.request, files)
+
+
+def take_back_lost(database: Database, permits: Permits) -> int:
+    """Let all jobs wait again that a worker held which is no more; returns how many there were."""
+    with database.read() as connection:
+        workers = connection.execute(sa.select(WORKERS)).all()
+        now = database.now(connection)
+        running = connection.execute(sa.select(JOBS.c.worker).where(JOBS.c.state == "running")).all()
+    dead = [row.id for row in workers if row.until <= now or not alive(row.machine, row.pid, row.birth)]
+    living = {row.id for row in workers} - set(dead)
+    if not dead and all(worker in living for (worker,) in running):
+        return 0
+    with database.write() as connection:
+        # Asked again under the lock: a worker may have said in between that it lives after all.
+        now = database.now(connection)
+        late = sa.or_(WORKERS.c.until <= now, WORKERS.c.machine == _machine())
+        gone = sa.and_(WORKERS.c.id.in_(dead), late)
+        connection.execute(sa.delete(WORKERS).where(gone))
+        lost = sa.select(JOBS).where(JOBS.c.state == "running", ~JOBS.c.worker.in_(sa.select(WORKERS.c.id)))
+        rows = connection.execute(lost.with_for_update(skip_locked=True)).all()
+        for row in rows:
+            _wait_again(connection, permits, row, now, None)
+    return len(rows)
+
+
+def _machine() -> str:
+    return Identity.mine("").machine
+
+
+def _wait_again(
+    connection: sa.Connection, permits: Permits, row: Row, now: float, killed: str | None
+) -> None:
+    kills = row.kills + (killed is not None)
+    if row.cancel:
+        end(connection, row.id, now, {"state": "cancelled"})
+    elif kills >= MAX_KILLS:
+        message = f"{kills} workers died while they worked on this job ({killed}); it is not tried again"
+        end(
+            connection,
+            row.id,
+            now,
+            {"state": "failed", "kills": kills, "code": "WorkerLost", "message": message},
+        )
+    else:
+        values = {
+            "state": "queued",
+            "worker": None,
+            "waiting": now,
+            "kills": kills,
+            "alone": row.alone or killed is not None,
+            "eta": None,
+        }
+        change(connection, row.id, "state", now, values)
+        permits.add(connection, f"{row.id}-{row.attempts}", row.lane)

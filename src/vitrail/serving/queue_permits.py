@@ -1,0 +1,136 @@
+"""Permits: one durable DBOS workflow for each job, which allows a worker to take the next one.
+
+The order of jobs, their batches and their quarantine are in tables of our own (docs/architecture.md says
+why); that somebody takes them up, whatever dies in between, is what DBOS is for. A permit is enqueued in the
+very transaction that accepts the job. A worker that gets it takes whatever job is next, not the one it came
+with: all permits are alike, so jobs may be moved and taken together without touching them. One that finds
+nothing to do is over at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from vitrail.errors import MissingExtraError
+from vitrail.serving.queue_requests import Lane
+from vitrail.store.database import Database
+
+if TYPE_CHECKING:
+    from dbos import DBOSClient, DBOSConfig
+
+__all__ = ["Permits", "serve_permits", "set_pace", "stop_permits"]
+
+_WORKFLOW = "vitrail.take"
+_QUEUES: dict[Lane, str] = {"pictures": "vitrail-pictures", "long": "vitrail-long"}
+#: Workers of any version take any permit: which work a version can do is said by the request itself.
+_VERSION = "vitrail"
+_POLL = 0.05
+_KEEP = timedelta(minutes=10)
+
+
+class Permits:
+    """What the accepting side does with permits; for any number of threads."""
+
+    def __init__(self, database: Database) -> None:
+        dbos = _dbos()
+        url = address(database)
+        dbos.DBOS.migrate(url)
+        self._client: DBOSClient = dbos.DBOSClient(
+            system_database_url=url,
+            serializer=dbos.DBOSPortableJSONSerializer(),
+            system_database_pool_size=2,
+            lazy=True,
+            retry_connection_errors=False,
+        )
+
+    def add(self, connection: sa.Connection, name: str, lane: Lane) -> None:
+        """Enqueue a permit in the caller's transaction; a ``name`` that was used before adds none."""
+        self._client.enqueue_in_transaction(
+            connection,
+            {
+                "workflow_name": _WORKFLOW,
+                "queue_name": _QUEUES[lane],
+                "workflow_id": name,
+                "app_version": _VERSION,
+            },
+            lane,
+        )
+
+    def tidy(self) -> None:
+        """Forget permits that were used up some time ago, and those that died with their worker."""
+        before = (datetime.now(UTC) - _KEEP).isoformat()
+        old = self._client.list_workflows(
+            name=_WORKFLOW, end_time=before, status=["SUCCESS", "ERROR", "CANCELLED"], limit=500
+        )
+        if old:
+            self._client.delete_workflows([workflow.workflow_id for workflow in old])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.destroy()
+
+
+def serve_permits(database: Database, worker: str, take: Callable[[Lane], None]) -> None:
+    """Let this process (one worker, called ``worker``) take permits: ``take`` is called for each.
+
+    At most one call at a time runs for each lane. DBOS is one a process; :func:`stop_permits` ends it.
+    """
+    dbos = _dbos()
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)
+    config: DBOSConfig = {
+        "name": "vitrail",
+        "system_database_url": address(database),
+        "sys_db_pool_size": 3,
+        "log_level": "CRITICAL",
+        "application_version": _VERSION,
+        "executor_id": worker,
+        "serializer": dbos.DBOSPortableJSONSerializer(),
+        "use_listen_notify": False,
+        "scheduler_polling_interval_sec": 3600.0,
+        "notification_listener_polling_interval_sec": 60.0,
+    }
+    dbos.DBOS(config=config)
+
+    def run(lane: str) -> None:
+        take("long" if lane == "long" else "pictures")
+
+    dbos.DBOS.workflow(name=_WORKFLOW)(run)
+    dbos.DBOS.listen_queues(list(_QUEUES.values()))
+    dbos.DBOS.launch()
+    for queue in _QUEUES.values():
+        dbos.DBOS.register_queue(
+            queue, worker_concurrency=1, polling_interval_sec=_POLL, on_conflict="never_update"
+        )
+
+
+def set_pace(workers: int) -> None:
+    """Let every worker look for permits so often that the database is asked at most 500 times a second."""
+    pace = max(_POLL, workers * len(_QUEUES) / 500)
+    for name in _QUEUES.values():
+        queue = _dbos().DBOS.retrieve_queue(name)
+        if queue is not None and abs(queue.polling_interval_sec - pace) > pace / 4:
+            queue.set_polling_interval_sec(pace)
+
+
+def stop_permits() -> None:
+    """Take no more permits, and close what DBOS holds open."""
+    _dbos().DBOS.destroy(workflow_completion_timeout_sec=5)
+
+
+def address(database: Database) -> str:
+    """The database's address as DBOS reads it."""
+    url = database.url if database.sqlite else database.url.set(drivername="postgresql")
+    return url.render_as_string(hide_password=False)
+
+
+def _dbos() -> Any:
+    try:
+        import dbos
+    except ImportError as error:
+        raise MissingExtraError("dbos", "server") from error
+    return dbos

@@ -1,0 +1,126 @@
+"""What the working process does with a job: the tasks and the save step of the in-process engine."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vitrail.codes_schema import WalkRequest
+from vitrail.errors import CancelledError
+from vitrail.runtime import Precision, pick_device
+from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Progress
+from vitrail.serving.queue_hands import Assignment, Tell
+from vitrail.serving.save import ENDINGS, Format, animation_bytes, picture_bytes
+from vitrail.serving.warm_loader import WarmLoader
+from vitrail.tasks.context import Context
+from vitrail.tasks.core import TASKS
+
+__all__ = ["ModelWork"]
+
+#: Seconds between two words about progress, and between two previews: a quick model makes more than are seen.
+_TELL_EVERY, _SHOW_EVERY = 0.05, 0.25
+
+
+class ModelWork:
+    """Runs tasks on ``device`` and keeps models loaded in up to ``memory_budget`` MiB (None: chosen by what
+    there is). ``preview_every``: steps between previews, 0 for none. ``warm``: models to load at once.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        precision: Precision = "auto",
+        memory_budget: int | None = None,
+        preview_every: int = 2,
+        format: Format = "png",
+        warm: Sequence[str] = (),
+    ) -> None:
+        warnings.simplefilter("ignore")  # for those who write code; these go to a log
+        self._device = pick_device(device)
+        self._precision: Precision = precision
+        self._preview_every = preview_every
+        self._format: Format = format
+        self._loader = WarmLoader(self._device, memory_budget)
+        for name in warm:
+            self._loader.preload(name)
+
+    def __call__(self, assignments: Sequence[Assignment], tell: Tell, folder: Path) -> None:
+        """Do what is assigned; see :data:`vitrail.serving.queue_hands.Work`."""
+        for assignment in assignments:
+            try:
+                self._run(assignment, tell)
+            except EOFError:
+                raise
+            except BaseException as error:  # told to whoever waits for the job
+                tell.failed(assignment.id, error)
+                self._loader.after(error)
+
+    def _run(self, assignment: Assignment, tell: Tell) -> None:
+        if assignment.cancelled.is_set():
+            raise CancelledError("stopped before it began; nothing was made")
+        request: Any = assignment.request
+        outcome = _Outcome(assignment, tell, self._format)
+        context = Context(
+            device=self._device,
+            precision=self._precision,
+            preview_every=self._preview_every,
+            report=outcome,
+            cancelled=assignment.cancelled,
+        )
+        for event in TASKS[request.kind](request, self._loader, context):
+            outcome(event)
+
+
+class _Outcome:
+    """Turns one job's events into what is told; the pictures of a walk are kept for its animation."""
+
+    def __init__(self, assignment: Assignment, tell: Tell, format: Format) -> None:
+        self._job = assignment.id
+        self._request: Any = assignment.request
+        self._tell = tell
+        self._format: Format = format
+        self._frames: list[tuple[Image.Image, ImageRecord]] = []
+        self._progress = _Seldom(_TELL_EVERY)
+        self._preview = _Seldom(_SHOW_EVERY)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Progress():
+                self._progress(
+                    partial(self._tell.progress, self._job, event.step, event.steps, event.eta),
+                    event.step in (1, event.steps),
+                )
+            case Preview():
+                self._preview(partial(self._tell.preview, self._job, event.picture))
+            case PictureDone():
+                data = picture_bytes(event.picture, self._format, event.record)
+                self._tell.picture(self._job, event.index, event.record, ENDINGS[self._format], data)
+                if isinstance(self._request, WalkRequest):
+                    self._frames.append((event.picture, event.record))
+            case Done():
+                if len(self._frames) > 1:
+                    pictures = [picture for picture, _ in self._frames]
+                    record = self._frames[0][1]
+                    data = animation_bytes(pictures, self._request.fps, record)
+                    self._tell.picture(self._job, len(pictures), record, ".webp", data, "animation")
+                self._tell.done(self._job, event.hints)
+
+
+class _Seldom:
+    """Calls what it is given, but not again within ``seconds``, except what ``must`` be."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = -seconds
+
+    def __call__(self, action: Callable[[], None], must: bool = False) -> None:
+        now = time.monotonic()
+        if must or now - self._last >= self._seconds:
+            self._last = now
+            action()

@@ -1,0 +1,285 @@
+"""A worker: takes jobs from the queue, lets a process of its own do them, and publishes what it makes.
+
+The same for the one that a server starts beside itself and for each of a fleet (``vitrail worker``). It loads
+no model and so stays small and quick; its working processes (:mod:`vitrail.serving.queue_hands`), one for
+pictures and, while there is one, one for a long work, may die without it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from vitrail.errors import InputError, StorageError, VitrailError
+from vitrail.request_fields import Model
+from vitrail.schema import ImageRecord
+from vitrail.serving.processes import Identity
+from vitrail.serving.queue_claims import LEASE, Claim, Claims, take_back_lost
+from vitrail.serving.queue_keeper import HandsLostError, Keeper, Patience, StoppedError
+from vitrail.serving.queue_permits import Permits, serve_permits, set_pace, stop_permits
+from vitrail.serving.queue_requests import Lane
+from vitrail.serving.queue_tables import TABLES
+from vitrail.store.database import Database
+from vitrail.store.gallery import Gallery, picture_id
+
+__all__ = ["Worker", "WorkerSettings"]
+
+HANDS = (sys.executable, "-m", "vitrail.serving.queue_hands")
+"""Command of a working process; it is given a descriptor, this process's number, a folder and settings."""
+
+BEAT = 2.0
+#: A job that waits so long while this worker is idle is worth another permit.
+OVERDUE = 2.0
+_TIDY_EVERY = 60.0
+_LANES: tuple[Lane, ...] = ("pictures", "long")
+
+
+class WorkerSettings(Model):
+    """What a worker is started with; as JSON it goes to the process of one beside a server.
+
+    ``database`` None: the file in ``folder``. ``pictures`` None: in ``folder`` too. ``batch``: how many jobs
+    are taken for one pass. ``hands``: the command of the working process. The others are those of
+    :class:`vitrail.serving.queue_work.ModelWork`, :class:`vitrail.serving.queue_keeper.Patience` and
+    :data:`vitrail.serving.queue_claims.LEASE`.
+    """
+
+    folder: str
+    database: str | None = None
+    pictures: str | None = None
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory_budget: int | None = None
+    preview_every: int = 2
+    format: Literal["png", "jpeg", "webp"] = "png"
+    warm: tuple[str, ...] = ()
+    batch: int = 8
+    hands: tuple[str, ...] = HANDS
+    lease: float = LEASE
+    silence: float = 60.0
+    stall: float = 180.0
+
+    def open(self) -> tuple[Database, Gallery, Permits]:
+        """Open the database, with all its tables, and the gallery."""
+        database = Database(self.database, Path(self.folder) / "vitrail.sqlite")
+        database.create(TABLES)
+        return database, Gallery(self.pictures or self.folder, database), Permits(database)
+
+
+class Worker:
+    """Takes jobs until :meth:`stop`; one a process, for DBOS is."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._database, self._gallery, self._permits = settings.open()
+        self._identity = Identity.mine()
+        self._claims = Claims(self._database, self._permits, self._identity, settings.lease)
+        patience = Patience(settings.silence, settings.stall)
+        self._keepers = {lane: Keeper(self._command, patience) for lane in _LANES}
+        self._busy = {lane: threading.Event() for lane in _LANES}
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Take jobs until :meth:`stop` is called from another thread or a signal handler."""
+        self._keepers["pictures"].start()  # it loads while we look around
+        self._care()
+        serve_permits(self._database, self._identity.name, self._take)
+        tidied = time.monotonic()
+        try:
+            while not self._stopping.wait(BEAT):
+                self._care()
+                if time.monotonic() - tidied > _TIDY_EVERY:
+                    tidied = time.monotonic()
+                    self._unfailing(self._permits.tidy)
+        finally:
+            for keeper in self._keepers.values():
+                keeper.stop()
+            for busy in self._busy.values():  # what was being done is given back
+                deadline = time.monotonic() + 5
+                while busy.is_set() and time.monotonic() < deadline:
+                    time.sleep(0.01)
+            self._unfailing(self._claims.leave)
+            stop_permits()
+            self._permits.close()
+            self._database.close()
+
+    def stop(self) -> None:
+        """Take no more jobs, give back what is being done, and let :meth:`run` return."""
+        self._stopping.set()
+
+    # -- looking after the queue -----------------------------------------------------------------------------
+
+    def _care(self) -> None:
+        """Say that this worker lives, take back what dead ones held, and see that no job is overlooked."""
+
+        def care() -> None:
+            workers = self._claims.beat()
+            take_back_lost(self._database, self._permits)
+            for lane, busy in self._busy.items():
+                if not busy.is_set() and self._claims.overdue(lane, OVERDUE):
+                    self._claims.renew_permit(lane)
+            if not self._database.sqlite:
+                set_pace(workers)
+
+        self._unfailing(care)
+
+    def _unfailing(self, action: Callable[[], object]) -> None:
+        """Do what may be left out this time: the database may be full, or away for a while."""
+        try:
+            action()
+        except StorageError as error:
+            print(f"vitrail worker: {error}", file=sys.stderr)
+        except Exception as error:  # DBOS hands on whatever the database's driver raises
+            traceback.print_exception(error)
+
+    # -- doing the work --------------------------------------------------------------------------------------
+
+    def _take(self, lane: Lane) -> None:
+        """Use a permit: do jobs until none waits."""
+        self._busy[lane].set()
+        try:
+            while not self._stopping.is_set():
+                try:
+                    claims = self._claims.claim(lane, self._settings.batch)
+                except StorageError as error:
+                    print(f"vitrail worker: {error}", file=sys.stderr)
+                    self._stopping.wait(1.0)
+                    continue
+                if not claims:
+                    return
+                self._do(lane, claims)
+        except Exception as error:  # a mistake of ours must not use up the permit unseen
+            traceback.print_exception(error)
+            self._stopping.wait(1.0)
+        finally:
+            if lane == "long":
+                self._keepers[lane].retire()
+            self._busy[lane].clear()
+
+    def _do(self, lane: Lane, claims: Sequence[Claim]) -> None:
+        open = {claim.id: claim for claim in claims}
+
+        def handle(head: dict[str, Any], body: bytes) -> bool:
+            claim = open.get(head["job"])
+            return claim is None or self._handle(open, claim, head, body)
+
+        def unwanted() -> set[str]:
+            try:
+                return self._claims.unwanted(list(open.values()))
+            except StorageError:
+                return set()  # asked again soon
+
+        try:
+            for id in self._keepers[lane].run(claims, handle, unwanted):
+                if (claim := open.get(id)) is not None:
+                    self._end(open, claim, "cancelled")
+        except HandsLostError as error:
+            reason = str(error)
+            for claim in list(open.values()):
+                self._surely(partial(self._claims.give_back, claim, reason))
+            if not self._stopping.is_set():
+                self._keepers[lane].start()
+        except StoppedError:
+            for claim in list(open.values()):
+                self._unfailing(partial(self._claims.give_back, claim))
+
+    def _handle(self, open: dict[str, Claim], claim: Claim, head: dict[str, Any], body: bytes) -> bool:
+        """Hand on what the working process tells of a job; False if the job should stop."""
+        match head["tell"]:
+            case "progress":
+                try:
+                    return self._claims.progress(claim, head["step"], head["steps"], head["eta"])
+                except StorageError:
+                    return True  # the next one will do
+            case "preview":
+                try:
+                    self._claims.preview(claim, body)
+                except StorageError:
+                    return True
+            case "log":
+                self._unfailing(lambda: self._claims.log(claim, head["line"]))
+            case "picture":
+                return self._publish(open, claim, head, body)
+            case "done":
+                self._end(open, claim, "succeeded", hints=head["hints"])
+            case "failed":
+                self._end(open, claim, "failed", code=head["code"], message=head["message"])
+            case "cancelled":
+                self._end(open, claim, "cancelled")
+        return True
+
+    def _publish(self, open: dict[str, Claim], claim: Claim, head: dict[str, Any], body: bytes) -> bool:
+        """Keep a picture: its id follows from the job, so that made again it is the same entry."""
+        index = int(head["index"])
+        try:
+            picture = self._gallery.add(
+                body,
+                head["suffix"],
+                ImageRecord.from_json(head["record"]),
+                id=picture_id(claim.id, index),
+                job=claim.id,
+                kind=head["kind"],
+            )
+        except VitrailError as error:  # no room for it: the job cannot succeed
+            self._end(open, claim, "failed", code=type(error).__name__, message=str(error))
+            return False
+        self._surely(lambda: self._claims.picture(claim, index, picture))
+        return True
+
+    def _end(
+        self,
+        open: dict[str, Claim],
+        claim: Claim,
+        state: Literal["succeeded", "failed", "cancelled"],
+        **about: Any,
+    ) -> None:
+        self._surely(lambda: self._claims.finish(claim, state, **about))
+        open.pop(claim.id, None)
+
+    def _surely(self, action: Callable[[], object]) -> None:
+        """Do what must not be left out, as soon as the database can be written again."""
+        while True:
+            try:
+                action()
+                return
+            except StorageError as error:
+                print(f"vitrail worker: {error}", file=sys.stderr)
+                if self._stopping.wait(0.5):
+                    return
+
+    def _command(self, descriptor: int) -> Sequence[str]:
+        names = {"device", "precision", "memory_budget", "preview_every", "format", "warm"}
+        settings = self._settings.model_dump_json(include=names)
+        folder = str(Path(self._settings.folder) / "work")
+        return [*self._settings.hands, str(descriptor), str(os.getpid()), folder, settings]
+
+
+def main() -> None:
+    """The worker beside a server: its settings come on a line of standard input, whose end is its own."""
+    for name in (signal.SIGINT, signal.SIGTERM):  # a Ctrl-C reaches all of us; the server decides
+        signal.signal(name, signal.SIG_IGN)
+    try:
+        settings = WorkerSettings.model_validate_json(sys.stdin.buffer.readline())
+    except ValueError as error:
+        raise InputError("a worker beside a server reads its settings from standard input") from error
+    worker = Worker(settings)
+
+    def wait_for_the_end() -> None:
+        sys.stdin.buffer.read()
+        worker.stop()
+        time.sleep(10)
+        os._exit(1)  # it hangs
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    worker.run()
+
+
+if __name__ == "__main__":
+    main()
