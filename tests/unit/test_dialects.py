@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+import zlib
 from typing import Any
 
 import pytest
@@ -72,6 +73,52 @@ FLUX = {
     "8": {"class_type": "CLIPTextEncode", "inputs": {"text": "good"}},
     "9": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad"}},
 }
+
+EFFICIENT = {  # a loader that holds the words itself, and a second sampler that refines
+    "1": {
+        "class_type": "Efficient Loader",
+        "inputs": {
+            "ckpt_name": "sd15.safetensors",
+            "positive": "a boat",
+            "negative": "fog",
+            "empty_latent_width": 768,
+            "empty_latent_height": 512,
+        },
+    },
+    "2": {
+        "class_type": "KSampler (Efficient)",
+        "inputs": {
+            "seed": 5,
+            "steps": 20,
+            "cfg": 7.0,
+            "model": ["1", 0],
+            "positive": ["1", 1],
+            "negative": ["1", 2],
+            "latent_image": ["1", 3],
+        },
+    },
+    "3": {"class_type": "SamplerUpscaler", "inputs": {"latent": ["2", 3]}},
+}
+PAGE = {  # what the page keeps, with a reroute, a muted sampler and both forms of links
+    "nodes": [
+        {"id": 3, "type": "KSampler", "widgets_values": [9, "randomize", 25, 6.5, "dpmpp_2m", "karras", 0.75],
+         "inputs": [{"name": "model", "link": 1}, {"name": "positive", "link": 2},
+                    {"name": "negative", "link": 3}, {"name": "latent_image", "link": 4},
+                    {"name": "seed", "link": None, "widget": {"name": "seed"}}]},
+        {"id": 13, "type": "KSampler", "mode": 4, "widgets_values": [1, "fixed", 1, 1, "euler", "normal", 1],
+         "inputs": [{"name": "model", "link": 1}, {"name": "positive", "link": 3},
+                    {"name": "negative", "link": 2}, {"name": "latent_image", "link": 4},
+                    {"name": "a", "link": 4}, {"name": "b", "link": 4}]},
+        {"id": 4, "type": "CheckpointLoaderSimple", "widgets_values": ["sd15.safetensors"]},
+        {"id": 5, "type": "EmptyLatentImage", "widgets_values": {"width": 512, "height": 640}},
+        {"id": 6, "type": "CLIPTextEncode", "widgets_values": [""], "inputs": [{"name": "text", "link": 6}]},
+        {"id": 7, "type": "CLIPTextEncode", "widgets_values": ["bad hands"]},
+        {"id": 8, "type": "Reroute", "inputs": [{"name": "", "link": 5}]},
+        {"id": 9, "type": "PrimitiveString", "widgets_values": ["一只猫"]},
+    ],
+    "links": [[1, 4, 0, 3, 0, "MODEL"], [2, 8, 0, 3, 1, "CONDITIONING"], [3, 7, 0, 3, 2, "CONDITIONING"],
+              [4, 5, 0, 3, 3, "LATENT"], {"id": 5, "origin_id": 6}, [6, 9, 0, 6, 1, "STRING"]],
+}  # fmt: skip
 
 EXAMPLES: list[tuple[dict[str, str], dict[str, Any]]] = [
     (
@@ -221,6 +268,64 @@ EXAMPLES: list[tuple[dict[str, str], dict[str, Any]]] = [
             "seed": 197583933,
         },
     ),
+    (
+        {
+            "Software": "NovelAI",
+            "Title": "AI generated image",
+            "Description": "1girl, garden",
+            "Source": "Stable Diffusion XL 7BCCAA2C",
+            "Comment": json.dumps(
+                {
+                    "prompt": "1girl, garden",
+                    "steps": 28,
+                    "height": 1216,
+                    "width": 832,
+                    "scale": 5.0,
+                    "uc": "lowres",
+                    "seed": 3,
+                    "sampler": "k_euler",
+                    "noise_schedule": "karras",
+                }
+            ),
+        },
+        {
+            "program": "novelai",
+            "prompt": "1girl, garden",
+            "negative_prompt": "lowres",
+            "width": 832,
+            "sampler": "k_euler",
+            "schedule": "karras",
+            "model": "Stable Diffusion XL 7BCCAA2C",
+        },
+    ),
+    (
+        {"prompt": json.dumps(EFFICIENT)},
+        {
+            "program": "comfyui",
+            "prompt": "a boat",
+            "negative_prompt": "fog",
+            "width": 768,
+            "seed": 5,
+            "model": "sd15.safetensors",
+        },
+    ),
+    (
+        {"workflow": json.dumps(PAGE)},
+        {
+            "program": "comfyui",
+            "prompt": "一只猫",
+            "negative_prompt": "bad hands",
+            "seed": 9,
+            "steps": 25,
+            "cfg_scale": 6.5,
+            "sampler": "dpmpp_2m",
+            "schedule": "karras",
+            "width": 512,
+            "height": 640,
+            "model": "sd15.safetensors",
+            "denoising_strength": 0.75,
+        },
+    ),
     ({"parameters": "only words, no settings"}, {"program": "a1111", "prompt": "only words, no settings"}),
 ]
 
@@ -259,6 +364,22 @@ def test_user_comments_in_every_encoding(order: str, prompt: str) -> None:
     found = read(target.getvalue()).settings
     assert found is not None
     assert (found.prompt, found.seed) == (prompt, 5)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "prompt"), [("utf-8", "一只猫"), ("utf-8", "café"), ("latin-1", "café")]
+)
+def test_text_chunks_of_either_encoding(encoding: str, prompt: str) -> None:
+    """stable-diffusion.cpp writes UTF-8 into tEXt, where the standard has Latin-1."""
+    target = io.BytesIO()
+    PICTURE.save(target, "PNG")
+    data = target.getvalue()
+    content = b"parameters\0" + f"{prompt}\nSteps: 1, Seed: 2, Size: 8x8".encode(encoding)
+    chunk = b"tEXt" + content
+    chunk = len(content).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    found = read(data[:33] + chunk + data[33:]).settings
+    assert found is not None
+    assert (found.prompt, found.seed) == (prompt, 2)
 
 
 def test_comfyui_in_webp_and_fooocus_in_jpeg() -> None:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vitrail.provenance.a1111 import from_a1111, to_a1111
-from vitrail.provenance.json_dialects import from_comfyui, from_fooocus, from_invokeai, from_swarmui
+from vitrail.provenance.comfyui import from_comfyui
+from vitrail.provenance.json_dialects import from_fooocus, from_invokeai, from_novelai, from_swarmui
 from vitrail.provenance.settings import PictureSettings, settings_of
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "from_comfyui",
     "from_fooocus",
     "from_invokeai",
+    "from_novelai",
     "from_swarmui",
     "recognise",
     "settings_of",
@@ -44,4 +46,4 @@ def recognise(texts: Mapping[str, str]) -> PictureSettings | None:
             return replace(found, program="fooocus") if fooocus else found
     if "prompt" in texts or "workflow" in texts:
         return from_comfyui(texts.get("prompt", ""), texts.get("workflow", ""))
-    return None
+    return from_novelai(texts)

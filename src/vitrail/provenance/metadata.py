@@ -89,7 +89,8 @@ def encode(
     if format == "png":
         chunks = PngImagePlugin.PngInfo()
         if parameters:
-            chunks.add_text("parameters", parameters)  # tEXt if Latin-1 can hold it, else iTXt
+            # iTXt says that it is UTF-8; what stands in tEXt beyond ASCII is read in two ways by others.
+            (chunks.add_text if parameters.isascii() else chunks.add_itxt)("parameters", parameters)
         if record is not None:
             chunks.add_itxt(_RECORD_KEY, record.to_json())
         picture.save(target, "PNG", pnginfo=chunks)
@@ -234,7 +235,10 @@ def _png_texts(file: BinaryIO, problems: list[str]) -> Iterator[tuple[str, str]]
 
 def _png_text(kind: bytes, rest: bytes, limit: int) -> str | None:
     if kind == b"tEXt":
-        return rest.decode("latin-1")
+        try:  # stable-diffusion.cpp writes UTF-8 there; Latin-1, as the standard says, is hardly ever both
+            return rest.decode("utf-8")
+        except UnicodeDecodeError:
+            return rest.decode("latin-1")
     packed, encoding = True, "latin-1"
     if kind == b"zTXt":
         rest = rest[1:]

@@ -12,7 +12,9 @@ from vitrail.schema import SAMPLER_LABELS, SCHEDULE_LABELS, ImageRecord, Resolve
 
 __all__ = ["PictureSettings", "Program", "finite", "settings_of", "whole"]
 
-Program = Literal["vitrail", "a1111", "stable-diffusion.cpp", "comfyui", "invokeai", "fooocus", "swarmui"]
+Program = Literal[
+    "vitrail", "a1111", "stable-diffusion.cpp", "comfyui", "invokeai", "fooocus", "swarmui", "novelai"
+]
 
 
 @dataclass(frozen=True)
