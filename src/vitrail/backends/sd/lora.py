@@ -12,6 +12,7 @@ product of the small factors to its output; nothing is kept, and a pass costs a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -227,6 +228,13 @@ _OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "
 """What older diffusers called the layers of a text encoder's attention."""
 
 
+_OTHER_TEXTS = {
+    "text_encoder": ("clip_l", "text_encoders.clip_l.transformer"),
+    "text_encoder_2": ("clip_g", "text_encoders.clip_g.transformer"),
+}
+"""What OneTrainer and ComfyUI call the text encoders."""
+
+
 def layer_names(networks: Mapping[str, nn.Module]) -> dict[str, tuple[str, str]]:
     """Return every name under which a LoRA may know a layer: (network, the layer's name in it)."""
     names: dict[str, tuple[str, str]] = {}
@@ -242,12 +250,14 @@ def layer_names(networks: Mapping[str, nn.Module]) -> dict[str, tuple[str, str]]
                     names.setdefault(f"diffusion_model.{known}", (component, layer))
             continue
         prefixes = {"text_encoder": ("lora_te", "lora_te1"), "text_encoder_2": ("lora_te2",)}[component]
+        others = _OTHER_TEXTS[component]
         for layer in layers:
             plain = layer.removeprefix("text_model.")  # transformers 5 leaves it out of some classes
             old = _OLD_TEXT.get(plain.rpartition(".")[2])
             aliases = [plain] if old is None else [plain, f"{plain.rpartition('.')[0]}.{old}"]
             for known in [f"{prefix}{alias}" for alias in aliases for prefix in ("text_model.", "")]:
-                names.setdefault(f"{component}.{known}", (component, layer))
+                for prefix in (component, *others):
+                    names.setdefault(f"{prefix}.{known}", (component, layer))
                 for prefix in prefixes:
                     names.setdefault(f"{prefix}_{known.replace('.', '_')}", (component, layer))
     return names
@@ -287,7 +297,8 @@ def match_lora(
     misfits: list[str] = []
     for raw, layer in file.layers.items():
         name, _, kind = raw.replace("base_model.model.", "").partition("::")
-        place = names.get(name) or names.get(name.removeprefix("model."))
+        plain = re.sub(r"^(?:model\.|unet\.(?=unet\.))", "", name)  # some trainers saved their prefix twice
+        place = names.get(name) or names.get(plain)
         if place is None:
             foreign.append(raw)
             continue

@@ -167,6 +167,7 @@ _OTHERS = {
     "oft_blocks": "OFT",
     "oft_diag": "OFT",
     "on_input": "IA3",
+    ".a1.weight": "GLoRA",
 }
 
 
@@ -184,7 +185,7 @@ def layers_of(
     for key, value in tensors.items():
         for ending, kind in _OTHERS.items():
             if ending in key:
-                raise ArtifactError(f"it is a {kind} file; LoRA, LoCon, LoHa and LoKr are known here")
+                raise ArtifactError(f"it is a file of {kind}; LoRA, LoCon, LoHa and LoKr are known here")
         layer, factor = _place(key)
         if factor == "alpha":
             if value.numel() == 1 and math.isfinite(float(value)):
