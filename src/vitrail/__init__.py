@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from vitrail.recipe import load_recipe
     from vitrail.schema import Done, ImageRecord, PictureDone, Preview, Progress, TextToImageRequest
+    from vitrail.serving.client import Client
     from vitrail.serving.engine import Engine
     from vitrail.serving.save import Destination
     from vitrail.training.runs import train
@@ -41,6 +42,7 @@ __all__ = [
     "ArtifactError",
     "CancelledError",
     "CheckpointError",
+    "Client",
     "DataError",
     "Destination",
     "Done",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Client": "vitrail.serving.client",
     "Destination": "vitrail.serving.save",
     "Engine": "vitrail.serving.engine",
     "load_recipe": "vitrail.recipe",

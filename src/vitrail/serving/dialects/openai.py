@@ -1,0 +1,363 @@
+"""OpenAI's images interface (``/v1/images``), for programs that speak it: generations, edits, variations.
+
+Shapes as in OpenAI's own published description and as the ``openai`` client reads them. Names of OpenAI's
+models mean the default model here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+
+from vitrail.codes_schema import TOKEN_MODEL, InpaintRequest, VaryRequest
+from vitrail.edit_schema import EditRequest
+from vitrail.errors import InputError
+from vitrail.request_fields import FileRef, Model
+from vitrail.schema import TextToImageRequest
+from vitrail.serving.dialects.common import JobFailedError, Kitchen, Sized, opened, png_file, sized, sizes_of
+from vitrail.serving.http_errors import error_answer, refusal_of
+from vitrail.serving.http_jobs import SSE_HEADERS
+from vitrail.serving.http_models import DIFFUSION_KINDS, ModelInfo, Shelf
+from vitrail.serving.http_stream import Streams
+from vitrail.serving.http_wire import file_of, picture_file
+from vitrail.serving.jobs import Job, JobEngine
+from vitrail.store.gallery import Gallery
+from vitrail.validation import parse
+
+__all__ = ["make_router"]
+
+M = TypeVar("M", bound=BaseModel)
+Short = Annotated[str, Field(max_length=400)]
+Format = Literal["png", "jpeg", "webp"]
+_THEIRS = re.compile(r"^(dall-e|gpt-image|chatgpt-image)[a-z0-9.-]{0,60}$")
+_EDIT_STRENGTH = 0.75  # how much an edit without a mask may change
+_MAX_PARTS, _MAX_FIELD = 32, 64 << 10
+
+
+class Settings(BaseModel):
+    """What all three have in common. Fields that are not listed are taken and not used."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
+
+    model: Short | None = Field(default=None, examples=["default"])
+    n: Annotated[int, Field(ge=1, le=10)] | None = 1
+    size: Annotated[str, Field(pattern=r"^(auto|[0-9]{2,4}x[0-9]{2,4})$")] | None = "auto"
+    response_format: Literal["url", "b64_json"] | None = None
+    output_format: Format | None = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = 100
+    background: Literal["transparent", "opaque", "auto"] | None = None
+    quality: Short | None = None
+    stream: bool | None = False
+    partial_images: Annotated[int, Field(ge=0, le=3)] | None = 0
+    user: Short | None = None
+
+
+class Generation(Settings):
+    """``POST /v1/images/generations``."""
+
+    prompt: Annotated[str, Field(max_length=32000)] = Field(examples=["a cat sitting in a garden"])
+    style: Short | None = None
+
+
+class Edit(Settings):
+    """``POST /v1/images/edits``, beside its files."""
+
+    prompt: Annotated[str, Field(max_length=32000)]
+
+
+class Variation(Settings):
+    """``POST /v1/images/variations``, beside its file."""
+
+
+class OnePicture(BaseModel):
+    """One of the pictures."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    revised_prompt: str | None = None
+
+
+class Pictures(BaseModel):
+    """The answer of all three."""
+
+    created: int
+    data: list[OnePicture]
+    size: str
+    output_format: Format
+    background: Literal["opaque"] = "opaque"
+
+
+class ModelCard(BaseModel):
+    """A model, in OpenAI's form."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "vitrail"
+
+
+class ModelCards(BaseModel):
+    """All models."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A request on its way: what is to be made, how it is handed over, and what its events are called."""
+
+    request: Model
+    size: tuple[int, int] | None
+    settings: Settings
+    name: Literal["image_generation", "image_edit"]
+    address: str
+
+
+def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Streams) -> APIRouter:
+    """The routes under ``/v1``."""
+    kitchen = Kitchen(engine, gallery, shelf, streams)
+    router = APIRouter(prefix="/v1", tags=["openai"])
+
+    @router.post("/images/generations", response_model=Pictures)
+    async def generations(request: Request, body: Generation) -> Any:
+        """Pictures from words."""
+        model = await run_in_threadpool(_model, shelf, body.model)
+        plan = _sized(model, body.size)
+        values = {
+            "prompt": body.prompt,
+            "n": body.n or 1,
+            "model": model.name,
+            "style": body.style if body.style in model.styles else None,
+            **(plan.settings if plan else {}),
+        }
+        wanted = _parsed(TextToImageRequest, values)
+        return await _serve(kitchen, _Order(wanted, _size(plan), body, "image_generation", _address(request)))
+
+    @router.post(
+        "/images/edits", response_model=Pictures, openapi_extra=_form(Edit, ("image[]", "image", "mask"))
+    )
+    async def edits(request: Request) -> Any:
+        """Draw over a picture; of a mask, what is transparent is drawn anew."""
+        async with request.form(max_files=20, max_fields=_MAX_PARTS, max_part_size=_MAX_FIELD) as form:
+            body = _parsed(Edit, _fields(form))
+            pictures = await _uploads(form, "image[]") or await _uploads(form, "image")
+            masks = await _uploads(form, "mask")
+        model = await run_in_threadpool(_model, shelf, body.model)
+        wanted, size = await run_in_threadpool(_edit, body, model, pictures, masks)
+        return await _serve(kitchen, _Order(wanted, size, body, "image_edit", _address(request)))
+
+    @router.post("/images/variations", response_model=Pictures, openapi_extra=_form(Variation, ("image",)))
+    async def variations(request: Request) -> Any:
+        """Other versions of a picture."""
+        async with request.form(max_files=2, max_fields=_MAX_PARTS, max_part_size=_MAX_FIELD) as form:
+            body = _parsed(Variation, _fields(form))
+            pictures = await _uploads(form, "image")
+        model = await run_in_threadpool(_model, shelf, body.model or TOKEN_MODEL, TOKEN_MODEL)
+        picture = await run_in_threadpool(_one, pictures)
+        values = {"picture": picture, "n": body.n or 1, "model": model.name}
+        size = _asked(body.size)
+        wanted = _parsed(VaryRequest, values)
+        return await _serve(kitchen, _Order(wanted, size, body, "image_generation", _address(request)))
+
+    @router.get("/models", response_model=ModelCards)
+    def models() -> ModelCards:
+        """Models on this machine."""
+        return ModelCards(data=[ModelCard(id=info.name) for info in shelf.models()])
+
+    @router.get("/models/{id}", response_model=ModelCard)
+    def model(id: str) -> ModelCard:
+        """One of them."""
+        return ModelCard(id=shelf.model(id).name)
+
+    return router
+
+
+async def _serve(kitchen: Kitchen, order: _Order) -> Any:
+    settings = order.settings
+    if settings.background == "transparent":
+        raise InputError("background transparent is not possible here; leave it out")
+    if settings.stream and (settings.n or 1) > 1:
+        raise InputError("n is out of range while streaming; allowed is 1")
+    job = await kitchen.submit(order.request)
+    if settings.stream:
+        events = _events(kitchen, job, order)
+        return StreamingResponse(events, media_type="text/event-stream", headers=SSE_HEADERS)
+    ended = await kitchen.done(job)
+    if not ended.pictures:
+        raise InputError("the job was cancelled before a picture was made")
+    return await _pictures(kitchen, ended, order)
+
+
+async def _pictures(kitchen: Kitchen, job: Job, order: _Order) -> Pictures:
+    settings = order.settings
+    shape = order.size or (job.pictures[0].width, job.pictures[0].height)
+    format: Format = settings.output_format or "png"
+    if settings.response_format == "url":
+        made = sorted(job.pictures, key=lambda picture: picture.index)
+        data = [OnePicture(url=f"{order.address}/api/pictures/{picture.id}/file") for picture in made]
+    else:
+        quality = _quality(settings)
+        files = await kitchen.files(job.pictures, order.size, format, quality)
+        data = [OnePicture(b64_json=base64.b64encode(file).decode()) for file in files]
+    return Pictures(created=int(time.time()), data=data, size=f"{shape[0]}x{shape[1]}", output_format=format)
+
+
+async def _events(kitchen: Kitchen, job: Job, order: _Order) -> AsyncIterator[str]:
+    """The stream: as many previews as were asked for, as they come, then the picture."""
+    settings, left = order.settings, order.settings.partial_images or 0
+    shape = f"{order.size[0]}x{order.size[1]}" if order.size else "auto"
+    common = {
+        "created_at": int(time.time()),
+        "size": shape,
+        "quality": "auto",
+        "background": "opaque",
+        "output_format": settings.output_format or "png",
+    }
+    shown = 0
+    try:
+        async for event in kitchen.streams.follow(job.id):
+            if event is None:
+                yield ": still here\n\n"
+            elif event.type == "preview" and shown < left and _due(event.job, shown, left):
+                data = await run_in_threadpool(kitchen.engine.preview, job.id)
+                if data is not None:
+                    kind = f"{order.name}.partial_image"
+                    text = base64.b64encode(data).decode()
+                    yield _event(kind, {**common, "b64_json": text, "partial_image_index": shown})
+                    shown += 1
+        ended = await kitchen.done(job)
+        if not ended.pictures:
+            raise JobFailedError("the job was cancelled before a picture was made")
+        files = await kitchen.files(
+            ended.pictures, order.size, settings.output_format or "png", _quality(settings)
+        )
+    except Exception as error:  # the stream has begun: what went wrong is its last event
+        answer = error_answer("/v1/", refusal_of(error)).body
+        yield f"event: error\ndata: {bytes(answer).decode()}\n\n"
+        return
+    picture = ended.pictures[0]
+    words = {"text_tokens": 0, "image_tokens": 0}
+    usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0, "input_tokens_details": words}
+    shape = shape if order.size else f"{picture.width}x{picture.height}"
+    text = base64.b64encode(files[0]).decode()
+    yield _event(f"{order.name}.completed", {**common, "size": shape, "b64_json": text, "usage": usage})
+
+
+def _due(job: Job, shown: int, wanted: int) -> bool:
+    """Whether it is time for the next of ``wanted`` previews, spread over the job's steps."""
+    return not job.steps or job.step >= job.steps * (shown + 1) / (wanted + 2)
+
+
+def _event(kind: str, values: dict[str, Any]) -> str:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **values})}\n\n"
+
+
+def _quality(settings: Settings) -> int:
+    asked = 100 if settings.output_compression is None else settings.output_compression
+    return max(1, min(95, asked))
+
+
+def _model(shelf: Shelf, name: str | None, default: str = "default") -> ModelInfo:
+    return shelf.model(default if name is None or _THEIRS.match(name) else name)
+
+
+def _asked(size: str | None) -> tuple[int, int] | None:
+    if size is None or size == "auto":
+        return None
+    width, height = (int(side) for side in size.split("x"))
+    sizes_of(width, height)
+    return width, height
+
+
+def _sized(model: ModelInfo, size: str | None) -> Sized | None:
+    asked = _asked(size)
+    return None if asked is None else sized(model, *asked)
+
+
+def _size(plan: Sized | None) -> tuple[int, int] | None:
+    return None if plan is None else plan.size
+
+
+def _address(request: Request) -> str:
+    return f"{request.url.scheme}://{request.headers['host']}"
+
+
+def _parsed(model: type[M], values: dict[str, Any]) -> M:
+    return parse(model, {name: value for name, value in values.items() if value is not None}, echo=False)
+
+
+def _edit(
+    body: Edit, model: ModelInfo, pictures: list[bytes], masks: list[bytes]
+) -> tuple[Model, tuple[int, int] | None]:
+    picture = _one(pictures)
+    image = opened(picture.data)
+    size = _asked(body.size)
+    values: dict[str, Any] = {"prompt": body.prompt, "n": body.n or 1, "model": model.name}
+    mask = _painted(opened(_one(masks, "mask").data), image) if masks else _transparent(image)
+    if mask is not None:
+        values |= {"picture": file_of(png_file(image.convert("RGB")), "image.png"), "mask": mask}
+        return _parsed(InpaintRequest, values), size
+    if model.kind not in DIFFUSION_KINDS:
+        raise InputError("this model draws over a mask only; give one, or another model")
+    values |= {"picture": picture, "strength": _EDIT_STRENGTH}
+    if size is not None:
+        values |= {"width": size[0], "height": size[1]}
+    return _parsed(EditRequest, values), size
+
+
+def _painted(mask: Image.Image, image: Image.Image) -> FileRef:
+    if mask.mode != "RGBA":
+        raise InputError("the mask has no transparency; make what is to be drawn anew transparent")
+    if mask.size != image.size:
+        raise InputError("the mask has another size than the image; make them the same")
+    found = _transparent(mask)
+    if found is None:
+        raise InputError("nothing of the mask is transparent, so nothing would be drawn anew")
+    return found
+
+
+def _transparent(image: Image.Image) -> FileRef | None:
+    """White where ``image`` is transparent; None where it is not."""
+    if image.mode != "RGBA":
+        return None
+    alpha = image.getchannel("A")
+    if not any(alpha.histogram()[:255]):
+        return None
+    return file_of(png_file(ImageOps.invert(alpha)), "mask.png")
+
+
+def _one(files: list[bytes], name: str = "image") -> FileRef:
+    if len(files) != 1:
+        raise InputError(f"{name} is missing or given several times; send one file")
+    return picture_file(files[0], f"{name}.png")
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    """Text fields of a form; an empty one is as good as none."""
+    given = {name: value for name, value in form.multi_items() if isinstance(value, str) and value != ""}
+    return {name: value for name, value in given.items() if len(name) <= 40}
+
+
+async def _uploads(form: FormData, name: str) -> list[bytes]:
+    files = [value for value in form.getlist(name) if isinstance(value, UploadFile)]
+    return [await file.read() for file in files]
+
+
+def _form(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
+    """The body of a form, for the OpenAPI document."""
+    found = model.model_json_schema()
+    found["properties"] |= {name: {"type": "string", "format": "binary"} for name in files}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": found}}}}

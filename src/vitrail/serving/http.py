@@ -1,0 +1,153 @@
+"""The server: the native API, the two dialects that other programs speak, and what guards them all.
+
+:func:`make_app` puts them together over any :class:`~vitrail.serving.jobs.JobEngine` and gallery; nothing
+here loads a model or imports torch, so a server starts at once. The studio's page is added by its command
+(:func:`vitrail.studio.page.add_studio`), inside the same guard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
+
+import anyio.to_thread
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import vitrail
+from vitrail.errors import InputError
+from vitrail.serving.dialects import a1111, openai
+from vitrail.serving.http_errors import handle_errors
+from vitrail.serving.http_guard import LOOPBACK, Guard, Limits, host_names
+from vitrail.serving.http_jobs import job_router
+from vitrail.serving.http_metrics import Metrics, status_router
+from vitrail.serving.http_models import Shelf
+from vitrail.serving.http_pictures import model_router, picture_router
+from vitrail.serving.http_stream import Streams
+from vitrail.serving.http_wire import schema
+from vitrail.serving.jobs import JobEngine
+from vitrail.store.gallery import Gallery
+
+__all__ = ["MIN_TOKEN", "Server", "check_bind", "make_app"]
+
+MIN_TOKEN = 16
+"""Fewest characters of a token."""
+
+THREADS = 64
+"""Requests that are worked on at the same time; streams and waiting clients do not count."""
+
+ABOUT = """Pictures on your own machine. Ask for one at `/api/jobs`, follow it by its events, fetch it at
+`/api/pictures`. Programs written for AUTOMATIC1111 (`/sdapi/v1`) and for OpenAI's images (`/v1/images`) work
+as they are."""
+
+
+class Server:
+    """The guarded application. ``app`` is the FastAPI inside, for the studio's routes and for tests."""
+
+    def __init__(self, app: FastAPI, guard: ASGIApp) -> None:
+        self.app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve, as ASGI has it."""
+        await self._guard(scope, receive, send)
+
+
+def make_app(
+    engine: JobEngine,
+    gallery: Gallery,
+    *,
+    token: str | None = None,
+    hosts: Iterable[str] = (),
+    addresses: bool = False,
+    origins: Iterable[str] = (),
+    page_policy: str | None = None,
+    add: Callable[[FastAPI], None] | None = None,
+    limits: Limits | None = None,
+) -> Server:
+    """Return the application over ``engine`` and ``gallery``.
+
+    Parameters
+    ----------
+    token: what every request must bring (Bearer, a Basic password, or the page's cookie); None for none.
+    hosts: names beside ``localhost`` under which it answers; ``addresses``: and any address of digits.
+    origins: other pages that may use it, such as ``https://page.example``; none by default.
+    page_policy: Content-Security-Policy of the studio's page.
+    add: puts further routes (the studio's) into the FastAPI application.
+    """
+    if token is not None and len(token) < MIN_TOKEN:
+        raise InputError(f"the token is too short; give at least {MIN_TOKEN} characters")
+    shelf, streams = Shelf(), Streams(engine)
+    metrics = Metrics(engine, gallery, streams)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = THREADS
+        yield
+        streams.close()
+
+    app = FastAPI(
+        title="vitrail",
+        version=vitrail.__version__,
+        description=ABOUT,
+        docs_url=None,  # their pages fetch scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        separate_input_output_schemas=False,
+    )
+    handle_errors(app)
+    app.include_router(job_router(engine, shelf, streams))
+    app.include_router(picture_router(gallery))
+    app.include_router(model_router(shelf))
+    app.include_router(status_router(engine, gallery, metrics))
+    app.include_router(a1111.make_router(engine, gallery, shelf, streams))
+    app.include_router(openai.make_router(engine, gallery, shelf, streams))
+    if add is not None:
+        add(app)
+    _describe(app)
+    allowed = frozenset(origin.rstrip("/") for origin in origins)
+    inner: ASGIApp = metrics.around(app)
+    if allowed:
+        from starlette.middleware.cors import CORSMiddleware
+
+        inner = CORSMiddleware(
+            inner, allow_origins=sorted(allowed), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
+        )
+    guard = Guard(
+        inner,
+        hosts=LOOPBACK | host_names(hosts),
+        addresses=addresses,
+        origins=allowed,
+        token=token,
+        page_policy=page_policy,
+        limits=limits or Limits(),
+    )
+    return Server(app, guard)
+
+
+def check_bind(host: str, token: str | None) -> None:
+    """Raise :class:`InputError` for a server that other machines could reach and that asks for no token."""
+    if host.strip("[]").lower() not in LOOPBACK and not token:
+        raise InputError(
+            f"--host {host[:60]} lets other machines in; give --token too, or leave it at 127.0.0.1"
+        )
+
+
+def _describe(app: FastAPI) -> None:
+    """Put the requests of the schema into the OpenAPI document, which FastAPI does not see."""
+    plain = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = plain()
+            body, definitions = schema()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(definitions)
+            schemas["JobRequest"] = {"title": "JobRequest", **body}
+            schemas.pop("HTTPValidationError", None)
+            schemas.pop("ValidationError", None)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]

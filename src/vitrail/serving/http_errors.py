@@ -1,0 +1,191 @@
+"""What goes wrong, as an answer: one shape for each interface, and nothing of the request in it.
+
+A message is one line. Paths are cut to their last part, and what the server itself did wrong is said without
+details; those are in its log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import Field
+from starlette.exceptions import HTTPException
+
+from vitrail.chinese import in_chinese
+from vitrail.errors import (
+    ArtifactError,
+    CancelledError,
+    DataError,
+    InputError,
+    MissingExtraError,
+    QueueFullError,
+    StorageError,
+    UnknownJobError,
+    VitrailError,
+)
+from vitrail.request_fields import Model
+
+__all__ = ["ErrorAnswer", "NotFoundError", "Refusal", "documented", "error_answer", "handle_errors", "public"]
+
+LOG = logging.getLogger("vitrail.http")
+MAX_MESSAGE = 500
+RETRY_SECONDS = 5
+"""What Retry-After says where the queue is full: the time of a few pictures."""
+
+_PATH = re.compile(r"""(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'",;:]+[/\\])*([^\s/\\'",;:]+)""")
+
+
+class NotFoundError(InputError):
+    """Nothing is called so."""
+
+
+class ErrorBody(Model):
+    """What went wrong."""
+
+    code: str = Field(description="Stable name for programs.", examples=["InputError"])
+    message: str = Field(
+        description="One line for people: what is allowed, what to do.",
+        examples=["steps is out of range; allowed 1 to 200"],
+    )
+
+
+class ErrorAnswer(Model):
+    """The one shape of every error of the native API."""
+
+    error: ErrorBody
+
+
+_MEANING = {
+    400: "The request cannot be served as it is.",
+    401: "The token is missing or wrong.",
+    403: "Another host or page than this server's own asks.",
+    404: "There is nothing with this id or name.",
+    408: "The body came too slowly.",
+    409: "The job or picture is not in a state for this.",
+    411: "The length of the body is not said.",
+    413: "The body is too large.",
+    415: "The body is of a type that is not taken here.",
+    422: "A value is missing or out of range.",
+    429: "The queue is full; Retry-After says when to ask again.",
+    503: "The server is not ready.",
+    507: "The disk is full or cannot be written.",
+}
+
+
+def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """The errors ``codes``, and those that every route may answer, for the OpenAPI document."""
+    always = (400, 401, 403, 404, 422, 507)
+    return {code: {"model": ErrorAnswer, "description": _MEANING[code]} for code in sorted({*always, *codes})}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error as it is answered."""
+
+    status: int
+    code: str
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """What ``error`` becomes over HTTP."""
+    name = type(error).__name__
+    match error:
+        case UnknownJobError():
+            return Refusal(404, name, "there is no such job; it may have been forgotten")
+        case NotFoundError():
+            return Refusal(404, "NotFound", public(str(error)))
+        case QueueFullError():
+            return Refusal(429, name, public(str(error)), {"Retry-After": str(RETRY_SECONDS)})
+        case StorageError():
+            LOG.error("storage: %s", error)
+            return Refusal(507, name, "the server cannot write to its disk or database; free some space")
+        case MissingExtraError():
+            return Refusal(501, name, public(str(error)))
+        case InputError() | DataError() | ArtifactError() | CancelledError():
+            return Refusal(400, name, public(str(error)))
+        case VitrailError():
+            return Refusal(500, name, public(str(error)))
+        case _:
+            LOG.error("unexpected", exc_info=error)
+            return Refusal(500, "InternalError", "this is a mistake of the server's own; its log says more")
+
+
+def public(message: str) -> str:
+    """``message`` as strangers may read it: no folders, one line, not long."""
+    line = _PATH.sub(lambda match: match[1], " ".join(message.split()))
+    line = "".join(c for c in line if c.isprintable())
+    return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE - 3]}..."
+
+
+def error_answer(path: str, refusal: Refusal, language: str = "") -> Response:
+    """The answer in the shape of the interface that ``path`` belongs to.
+
+    ``language``: the Accept-Language header; Chinese where it comes first and there is a translation.
+    """
+    message = refusal.message
+    if language[:2].lower() == "zh":
+        message = in_chinese(message) or message
+    if path.startswith("/sdapi/"):
+        body: dict[str, object] = {"error": refusal.code, "detail": message, "body": "", "errors": message}
+    elif path.startswith("/v1/"):
+        kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
+        code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(refusal.status, refusal.code)
+        body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    else:
+        body = {"error": {"code": refusal.code, "message": message}}
+    content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+    headers = {"Cache-Control": "no-store", **refusal.headers}
+    return Response(content, refusal.status, headers, media_type="application/json")
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Let ``app`` answer every error in these shapes."""
+
+    def answer(request: Request, refusal: Refusal) -> Response:
+        return error_answer(request.url.path, refusal, request.headers.get("accept-language", ""))
+
+    async def own(request: Request, error: Exception) -> Response:
+        return answer(request, refusal_of(error))
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(request, Refusal(422, "InputError", _invalid(error)))
+
+    async def plain(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code, message = _PLAIN.get(error.status_code, ("Refused", "this cannot be served"))
+        return answer(request, Refusal(error.status_code, code, message, error.headers or {}))
+
+    app.add_exception_handler(VitrailError, own)
+    app.add_exception_handler(Exception, own)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, plain)
+
+
+_PLAIN = {
+    400: ("InputError", "the body cannot be read; send what the OpenAPI document says"),
+    404: ("NotFound", "there is nothing at this address; /openapi.json lists what there is"),
+    405: ("MethodNotAllowed", "this address takes another method; /openapi.json lists them"),
+}
+
+
+def _invalid(error: RequestValidationError) -> str:
+    """Name the fields of our own that were not right, without what was given."""
+    names: list[str] = []
+    for item in error.errors():
+        place = [str(part) for part in item["loc"][1:2]]
+        if item["type"] in ("extra_forbidden", "json_invalid") or not place:
+            names.append("the body")
+        elif place[0].isidentifier() and len(place[0]) <= 40:
+            names.append(place[0])
+    listed = ", ".join(dict.fromkeys(names[:3])) or "the body"
+    return f"{listed} cannot be used; /openapi.json says what is allowed"
