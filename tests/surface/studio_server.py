@@ -25,6 +25,7 @@ from vitrail.serving.engine import Engine
 from vitrail.serving.jobs import TERMINAL, Job, JobError, JobEvent, JobPicture
 from vitrail.store.gallery import Gallery, picture_id
 from vitrail.studio.page import CSP, add_studio
+from vitrail.studio.places import Places
 
 
 class Backend:
@@ -123,13 +124,13 @@ class Backend:
         app = FastAPI()
 
         def row(p: Any) -> dict[str, Any]:
-            names = ("id", "prompt", "model", "kind", "favourite", "seed")
+            names = ("id", "prompt", "model", "kind", "favourite", "seed", "width", "height")
             return {**{n: getattr(p, n) for n in names}, "record": json.loads(p.record.to_json())}
 
         @app.middleware("http")
         async def headers(request: Request, call: Any) -> Any:
             answer = await call(request)
-            answer.headers["Content-Security-Policy"] = csp
+            answer.headers.setdefault("Content-Security-Policy", csp)
             answer.headers["X-Content-Type-Options"] = "nosniff"
             return answer
 
@@ -156,6 +157,7 @@ class Backend:
 
         api("/api/jobs", submit, methods=["POST"])
         api("/api/jobs", lambda: [j.model_dump(mode="json") for j in reversed(self.jobs.values())])
+        api("/api/jobs/{id}", lambda id: self.jobs[id].model_dump(mode="json"))
         api("/api/jobs/{id}/events", events, response_model=None)
         api("/api/jobs/{id}/preview", lambda id: Response(self.previews[id], media_type="image/png"))
         api("/api/jobs/{id}/cancel", lambda id: self.cancel(id).model_dump(mode="json"), methods=["POST"])
@@ -167,7 +169,7 @@ class Backend:
             lambda id: Response(self.gallery.thumbnail(id), media_type="image/webp"),
         )
         api("/api/pictures/{id}/favourite", favourite, methods=["POST"])
-        add_studio(app, folder / "votes.jsonl")
+        add_studio(app, Places(folder, runs=folder / "runs", reports=folder / "reports"))
         return app
 
 

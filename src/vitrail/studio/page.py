@@ -8,23 +8,26 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
+from vitrail.studio.places import Places
 from vitrail.studio.routes import make_router
-from vitrail.studio.vote_book import VoteBook
 
 __all__ = ["ASSETS", "CSP", "add_studio"]
 
 ASSETS = Path(__file__).parent / "assets"
 
-CSP = "default-src 'self'; img-src 'self' blob:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+CSP = (
+    "default-src 'self'; img-src 'self' blob:; frame-src 'self'; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
 """What the page needs and no more: no inline script or style, nothing from another machine."""
 
 
-def add_studio(app: FastAPI, votes: Path) -> None:
+def add_studio(app: FastAPI, places: Places) -> None:
     """Serve the page at ``/``, its files under ``/studio`` and its routes under ``/api/studio``.
 
-    ``votes`` is the file of the rating page's answers.
+    The application sets :data:`CSP` on answers that have no policy of their own.
     """
-    app.include_router(make_router(VoteBook(votes)))
+    app.include_router(make_router(places))
 
     @app.get("/", include_in_schema=False)
     def index() -> FileResponse:

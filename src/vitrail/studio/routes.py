@@ -1,28 +1,43 @@
-"""Routes that only the page needs, under ``/api/studio``: its forms, models, dropped pictures, ratings.
+"""Routes that only the page needs, under ``/api/studio``: forms, models, folders, runs, reports, ratings.
 
 They are mounted into the application that :mod:`vitrail.serving.http` makes, behind the same security.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from vitrail.errors import InputError, VitrailError
+from vitrail.chinese import in_chinese
+from vitrail.errors import InputError
 from vitrail.request_fields import Model, Name, Word
 from vitrail.schema import SAMPLER_LABELS, SCHEDULE_LABELS, TextToImageRequest, describe
+from vitrail.studio.codebook import make_codebook
+from vitrail.studio.folders import MAX_PICTURE, body_of, make_folders
+from vitrail.studio.places import Places
 from vitrail.studio.ratings import Vote, as_csv, scores
+from vitrail.studio.reports import make_reports
+from vitrail.studio.runs import make_runs
+from vitrail.studio.shelf import make_shelf
 from vitrail.studio.vote_book import VoteBook
 
-__all__ = ["make_router"]
-
-MAX_DROPPED = 64 << 20
-"""Largest picture in bytes whose settings are read."""
+__all__ = ["make_router", "settings_of_picture"]
 
 PictureId = Annotated[str, Field(pattern=r"^[0-9a-z]{8,64}$")]
+
+_TAKEN = (
+    "prompt",
+    "negative_prompt",
+    "steps",
+    "sampler",
+    "schedule",
+    "cfg_scale",
+    "seed",
+    "width",
+    "height",
+)
 
 
 class VoteBody(Model):
@@ -37,29 +52,50 @@ class VoteBody(Model):
     rater: Word = "me"
 
 
-def make_router(votes: VoteBook) -> APIRouter:
-    """Return the routes; ``votes`` keeps the answers of the rating page."""
+class Line(Model):
+    """A line of the server, to be put into Chinese."""
+
+    text: Annotated[str, Field(max_length=2000)]
+
+
+def make_router(places: Places) -> APIRouter:
+    """Return all routes of the page."""
     router = APIRouter(prefix="/api/studio", tags=["studio"])
+    parts = (
+        make_shelf(),
+        make_folders(places),
+        make_runs(places),
+        make_reports(places),
+        make_codebook(places),
+    )
+    for part in (*parts, _ratings(VoteBook(places.votes))):
+        router.include_router(part)
 
     @router.get("/form")
     def form() -> dict[str, Any]:
         """Fields of a request with help in both languages, as the schema says them."""
-        return {"fields": fields(), "samplers": SAMPLER_LABELS, "schedules": SCHEDULE_LABELS}
-
-    @router.get("/models")
-    def models() -> list[dict[str, Any]]:
-        """Models on this machine, and those of the catalogue that could be fetched."""
-        return [*_installed(), *_catalogue()]
+        rows = [row._asdict() for row in describe(TextToImageRequest)]
+        return {"fields": rows, "samplers": SAMPLER_LABELS, "schedules": SCHEDULE_LABELS}
 
     @router.post("/settings")
     async def settings(request: Request) -> dict[str, Any]:
         """Settings of a picture (the body), whoever made it, as values of the form."""
-        data = bytearray()
-        async for part in request.stream():
-            data += part
-            if len(data) > MAX_DROPPED:
-                raise InputError(f"the picture is larger than {MAX_DROPPED >> 20} MiB")
-        return settings_of_picture(bytes(data))
+        return settings_of_picture(await body_of(request.stream(), MAX_PICTURE))
+
+    @router.post("/chinese")
+    def chinese(body: Line) -> dict[str, str]:
+        """A message in Chinese, where there is a translation; else as it is."""
+        return {"text": in_chinese(body.text) or body.text}
+
+    return router
+
+
+def _ratings(votes: VoteBook) -> APIRouter:
+    router = APIRouter()
+
+    def counted() -> list[Vote]:
+        rows = [Vote(row["left_name"], row["right_name"], row["winner"]) for row in votes.all()]
+        return [vote for vote in rows if vote.left != vote.right]
 
     @router.post("/votes", status_code=201)
     def vote(body: VoteBody) -> dict[str, int]:
@@ -69,23 +105,18 @@ def make_router(votes: VoteBook) -> APIRouter:
     @router.get("/scores")
     def found() -> list[dict[str, Any]]:
         """Bradley-Terry scores with intervals, the best first."""
-        return [vars(score) for score in scores(_votes(votes), resamples=300)]
+        return [vars(score) for score in scores(counted(), resamples=300)]
 
     @router.get("/scores.csv")
     def table() -> Response:
         """The same as CSV."""
         return Response(
-            as_csv(scores(_votes(votes))),
+            as_csv(scores(counted())),
             media_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": 'attachment; filename="ratings.csv"'},
         )
 
     return router
-
-
-def fields() -> list[dict[str, Any]]:
-    """The settings of a request for pictures from words, for the page's folded form."""
-    return [row._asdict() for row in describe(TextToImageRequest)]
 
 
 def settings_of_picture(data: bytes) -> dict[str, Any]:
@@ -105,18 +136,7 @@ def settings_of_picture(data: bytes) -> dict[str, Any]:
     if info.record is not None and isinstance(info.record.request, TextToImageRequest):
         again = info.record.again().model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
         return {"program": "vitrail", "settings": again, "notes": notes}
-    names = (
-        "prompt",
-        "negative_prompt",
-        "steps",
-        "sampler",
-        "schedule",
-        "cfg_scale",
-        "seed",
-        "width",
-        "height",
-    )
-    given = {name: getattr(found, name) for name in names}
+    given = {name: getattr(found, name) for name in _TAKEN}
     given = {name: value for name, value in given.items() if value not in (None, "")}
     if found.program == "vitrail" and found.extra.get("Style"):
         given["style"] = found.extra["Style"]
@@ -131,57 +151,3 @@ def settings_of_picture(data: bytes) -> dict[str, Any]:
     if found.model:
         notes.append(f"made with the model {found.model[:80]}")
     return {"program": found.program, "settings": settings, "notes": notes}
-
-
-_SHELF = threading.Lock()
-
-
-def _installed() -> list[dict[str, Any]]:
-    from vitrail.store.artifacts import available, read_manifest
-    from vitrail.tasks.loading import style_names
-
-    rows = []
-    with _SHELF:
-        for name, folder in available().items():
-            try:
-                manifest = read_manifest(folder, verify=False)
-                styles = list(style_names(folder, manifest))
-            except VitrailError as error:
-                rows.append({"name": name, "here": True, "problem": str(error)})
-                continue
-            rows.append(
-                {
-                    "name": name,
-                    "here": True,
-                    "kind": manifest.kind,
-                    "size": sum(entry.size for entry in manifest.files.values()),
-                    "licence": str(getattr(manifest, "licence", "") or ""),
-                    "styles": styles,
-                }
-            )
-    return rows
-
-
-def _catalogue() -> list[dict[str, Any]]:
-    from vitrail.store.catalogue import CATALOGUE, installed
-
-    return [
-        {
-            "name": entry.name,
-            "here": installed(entry),
-            "kind": entry.kind,
-            "size": entry.size,
-            "licence": entry.licence,
-            "credit": entry.credit,
-            "sources": [str(source) for source in entry.sources],
-            "en": entry.english,
-            "zh": entry.chinese,
-            "catalogue": True,
-        }
-        for entry in CATALOGUE.values()
-    ]
-
-
-def _votes(book: VoteBook) -> list[Vote]:
-    rows = [Vote(row["left_name"], row["right_name"], row["winner"]) for row in book.all()]
-    return [vote for vote in rows if vote.left != vote.right]

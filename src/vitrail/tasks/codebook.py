@@ -16,7 +16,7 @@ from vitrail.tasks.context import Context
 from vitrail.tasks.loading import Loader
 from vitrail.tasks.tokenizers import encode_pixels, load_tokenizer
 
-__all__ = ["CodebookSheet", "codebook_sheet"]
+__all__ = ["Codebook", "CodebookSheet", "codebook_sheet", "read_codebook"]
 
 #: Codes a side of the patch that is decoded for each code: the middle is free of the picture's edge.
 SIDE = 4
@@ -24,12 +24,26 @@ _TILE = 72  # pixels a side of a code on the sheet, wide enough for its label
 
 
 @dataclass(frozen=True)
-class CodebookSheet:
-    """A contact sheet of codes, the most used first, with the figures of the whole codebook.
+class Codebook:
+    """Codes of a tokenizer, the most used first, with the figures of the whole codebook.
 
-    ``used``: codes that occur at all; ``perplexity``: how many equally used codes would be as varied;
+    ``order``: their numbers; ``shares``: the use of each, of 1; ``tiles``: what each draws, squares of 72
+    pixels; ``used``: codes that occur at all; ``perplexity``: how many equally used codes would be as varied;
     ``source``: what the use was counted on.
     """
+
+    order: list[int]
+    shares: list[float]
+    tiles: list[Image.Image]
+    codes: int
+    used: int
+    perplexity: float
+    source: str
+
+
+@dataclass(frozen=True)
+class CodebookSheet:
+    """A contact sheet of codes, the most used first; figures as in :class:`Codebook`."""
 
     sheet: Image.Image
     shown: int
@@ -47,6 +61,22 @@ def codebook_sheet(
     count: int = 256,
     pictures: Iterable[Image.Image] | None = None,
 ) -> CodebookSheet:
+    """Lay out what :func:`read_codebook` returns on a sheet, with each code's number and use below it."""
+    found = read_codebook(model, loader, context, count=count, pictures=pictures)
+    labels = [f"{code}  {100 * share:.2g}%" for code, share in zip(found.order, found.shares, strict=True)]
+    # White codes are common, and must show.
+    sheet = grid(found.tiles, labels=labels, background=(168, 168, 168))
+    return CodebookSheet(sheet, len(found.tiles), found.codes, found.used, found.perplexity, found.source)
+
+
+def read_codebook(
+    model: str,
+    loader: Loader,
+    context: Context,
+    *,
+    count: int = 256,
+    pictures: Iterable[Image.Image] | None = None,
+) -> Codebook:
     """Draw the ``count`` most used codes of a tokenizer (all of its first stage, if there are fewer).
 
     A code's drawing is a patch of that code alone. Use is counted on ``pictures``; without any it is the
@@ -74,13 +104,12 @@ def codebook_sheet(
     shares = shares / total if total > 0 else shares
     order = np.argsort(-shares, kind="stable")[:count]
     tiles = _tiles(model, order, loader, context)
-    labels = [f"{code}  {100 * shares[code]:.2g}%" for code in order.tolist()]
-    sheet = grid(tiles, labels=labels, background=(168, 168, 168))  # white codes are common, and must show
     positive = shares[shares > 0]
     perplexity = float(np.exp(-(positive * np.log(positive)).sum())) if len(positive) else 0.0
     # Moving averages never reach zero: below 1 % of an equal share a code counts as unused.
     floor = 0.01 / tokenizer.codes if pictures is None else 0.0
-    return CodebookSheet(sheet, len(tiles), tokenizer.codes, int((shares > floor).sum()), perplexity, source)
+    used = int((shares > floor).sum())
+    return Codebook(order.tolist(), shares[order].tolist(), tiles, tokenizer.codes, used, perplexity, source)
 
 
 def _tiles(model: str, order: NDArray[np.int64], loader: Loader, context: Context) -> list[Image.Image]:

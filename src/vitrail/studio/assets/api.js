@@ -1,35 +1,82 @@
 // The only place that knows addresses of the server.
+import { t } from "./i18n.js";
+
 async function call(path, options = {}) {
   let answer;
-  try { answer = await fetch(path, options); } catch { throw new Error("the server cannot be reached / 无法连接服务器"); }
-  const body = (answer.headers.get("content-type") ?? "").includes("json") ? await answer.json() : null;
+  try {
+    answer = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw Object.assign(new Error(t("unreachable")), { offline: true });
+  }
+  const isJson = (answer.headers.get("content-type") ?? "").includes("json");
+  const body = isJson ? await answer.json() : null;
   if (!answer.ok) {
-    const why = body?.message ?? body?.error?.message ?? body?.error ?? body?.detail;
-    throw new Error(typeof why === "string" ? why : `${answer.status} ${answer.statusText}`);
+    const why = body?.error?.message ?? body?.message ?? body?.error ?? body?.detail;
+    throw Object.assign(new Error(typeof why === "string" ? why : `${answer.status} ${answer.statusText}`), { status: answer.status });
   }
   return body;
 }
-const json = (method, body) => ({ method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
-const at = (id) => encodeURIComponent(id);
 
-export const submit = (request) =>
-  call("/api/jobs", { ...json("POST", request), headers: { "content-type": "application/json", "idempotency-key": crypto.randomUUID() } });
-export const jobs = async () => { const found = await call("/api/jobs?limit=40"); return Array.isArray(found) ? found : found.jobs; };
-export const cancel = (id) => call(`/api/jobs/${at(id)}/cancel`, json("POST", {}));
-export const move = (id, before) => call(`/api/jobs/${at(id)}/move`, json("POST", { before }));
-export const preview = (id, step) => `/api/jobs/${at(id)}/preview?step=${step}`;
-export const eventsOf = (id) => new EventSource(`/api/jobs/${at(id)}/events`);
+const JSON_TYPE = { "content-type": "application/json" };
+const post = (path, body = {}, headers = {}) =>
+  call(path, { method: "POST", headers: { ...JSON_TYPE, ...headers }, body: JSON.stringify(body) });
+const at = encodeURIComponent;
+
+// Jobs
+export const submit = (request) => post("/api/jobs", request, { "idempotency-key": crypto.randomUUID() });
+export async function jobs(limit = 60) {
+  const found = await call(`/api/jobs?limit=${limit}`);
+  return Array.isArray(found) ? found : found.jobs;
+}
+export const job = (id) => call(`/api/jobs/${at(id)}`);
+export const cancel = (id) => post(`/api/jobs/${at(id)}/cancel`);
+export const move = (id, before) => post(`/api/jobs/${at(id)}/move`, { before });
+export const preview = (id, number) => `/api/jobs/${at(id)}/preview?step=${number}`;
+export const eventsOf = (id) => `/api/jobs/${at(id)}/events`;
+
+// Pictures
 export const file = (id) => `/api/pictures/${at(id)}/file`;
 export const thumbnail = (id) => `/api/pictures/${at(id)}/thumbnail`;
 export const picture = (id) => call(`/api/pictures/${at(id)}`);
 export const pictures = (query) => call(`/api/pictures?${new URLSearchParams(query)}`);
-export const favourite = (id, favourite) => call(`/api/pictures/${at(id)}/favourite`, json("POST", { favourite }));
-export const remove = (id) => call(`/api/pictures/${at(id)}`, { method: "DELETE", headers: { "content-type": "application/json" } });
-export const form = () => call("/api/studio/form");
-export const models = () => call("/api/studio/models");
-export const settingsOf = (blob) => call("/api/studio/settings", { method: "POST", headers: { "content-type": "application/octet-stream" }, body: blob });
-export const vote = (body) => call("/api/studio/votes", json("POST", body));
-export const scores = () => call("/api/studio/scores");
+export const favourite = (id, value) => post(`/api/pictures/${at(id)}/favourite`, { favourite: value });
+export const remove = (id) => call(`/api/pictures/${at(id)}`, { method: "DELETE", headers: JSON_TYPE, keepalive: true });
+export async function fetchBlob(id) {
+  const answer = await fetch(file(id));
+  if (!answer.ok) throw new Error(t("fileGone"));
+  return answer.blob();
+}
+
+// What only this page asks for
+const studio = (path) => `/api/studio/${path}`;
+export const form = () => call(studio("form"));
+export const models = () => call(studio("models"));
+export const pullModel = (name) => post(studio("models/pull"), { name });
+export const removeModel = (name) => post(studio("models/remove"), { name });
+export const inChinese = (text) => post(studio("chinese"), { text });
+export const settingsOf = (blob) =>
+  call(studio("settings"), { method: "POST", headers: { "content-type": "application/octet-stream" }, body: blob });
+export const vote = (body) => post(studio("votes"), body);
+export const scores = () => call(studio("scores"));
+export const scoresCsv = studio("scores.csv");
+export const folders = () => call(studio("folders"));
+export const newFolder = (name) => post(studio("folders"), { name });
+export const addToFolder = (id, name, blob) =>
+  call(studio(`folders/${at(id)}/files?name=${at(name)}`), {
+    method: "POST", headers: { "content-type": "application/octet-stream" }, body: blob,
+  });
+export const inspect = (folder) => post(studio("inspections"), { folder });
+export const inspection = (id) => call(studio(`inspections/${at(id)}`));
+export const inspectionSheet = (id) => studio(`inspections/${at(id)}/sheet`);
+export const recipes = () => call(studio("recipes"));
+export const runs = () => call(studio("runs"));
+export const run = (id) => call(studio(`runs/${at(id)}`));
+export const runSample = (id, name) => studio(`runs/${at(id)}/samples/${at(name)}`);
+export const reports = () => call(studio("reports"));
+export const report = (id) => studio(`reports/${at(id)}/page`);
+export const codebook = (model) => call(studio(`codebook?model=${at(model)}`));
+export const codebookSheet = (model, digest) => studio(`codebook/sheet?model=${at(model)}&v=${at(digest)}`);
 
 /** A file of a request: its name and content. */
 export async function fileRef(blob, name) {
@@ -38,4 +85,3 @@ export async function fileRef(blob, name) {
   for (let i = 0; i < bytes.length; i += 0x8000) text += String.fromCharCode(...bytes.subarray(i, i + 0x8000));
   return { name, data: btoa(text) };
 }
-export const fetchBlob = async (id) => (await fetch(file(id))).blob();

@@ -1,29 +1,132 @@
-// What runs: the list of jobs, and a stream for each that has not ended. After a reload it begins with the list
-// of the server, so nothing is remembered here that could be lost.
+// What runs. The list of the server is asked now and then, and streams tell the running jobs' progress: a few at
+// most, because a browser opens only six connections to a server and a page of sixty jobs would use them all.
+// Nothing is remembered here that a reload could lose.
 import * as api from "./api.js";
 
+const POLL_SECONDS = { busy: 1.5, idle: 6 };
+const RETRY_MS = [200, 400, 800, 1500];
+const MOST_STREAMS = 3;
+
 export const jobs = new Map();
-const streams = new Map();
 const bus = new EventTarget();
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
-export const ended = (job) => ENDED.has(job.state);
-export const onJob = (listener) => { bus.addEventListener("job", listener); return () => bus.removeEventListener("job", listener); };
-const tell = (job, event) => bus.dispatchEvent(Object.assign(new Event("job"), { job, event }));
+const streams = new Map(); // job's id -> what ends its stream
+let timer = null;
 
-export function attach(job) {
-  jobs.set(job.id, job);
-  tell(job);
-  if (ended(job) || streams.has(job.id)) return;
-  const stream = api.eventsOf(job.id); // EventSource re-attaches by itself, with Last-Event-ID
-  streams.set(job.id, stream);
-  const take = (message) => {
-    const event = JSON.parse(message.data);
-    jobs.set(job.id, event.job);
-    if (ended(event.job)) { stream.close(); streams.delete(job.id); }
-    tell(event.job, event);
-  };
-  for (const type of ["message", "state", "progress", "preview", "picture", "log"]) stream.addEventListener(type, take);
+export const ended = (job) => ENDED.has(job.state);
+export const waiting = () => [...jobs.values()].filter((job) => job.state === "queued").sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
+export const running = () => [...jobs.values()].filter((job) => job.state === "running");
+
+/** Call `listener(job, event)` at every change; `event` is null where the list alone told it. */
+export function onJob(listener) {
+  const relay = ({ detail }) => listener(detail.job, detail.event);
+  bus.addEventListener("job", relay);
+  return () => bus.removeEventListener("job", relay);
 }
-export async function refresh() { for (const job of (await api.jobs()).reverse()) attach(job); }
-export async function submit(request) { const job = await api.submit(request); attach(job); return job; }
-addEventListener("pagehide", () => streams.forEach((stream) => stream.close()));
+/** Call `listener(true or false)` when the server is reached again or no longer. */
+export function onConnection(listener) {
+  bus.addEventListener("connection", ({ detail }) => listener(detail));
+}
+
+const told = (job, event = null) => bus.dispatchEvent(new CustomEvent("job", { detail: { job, event } }));
+
+function take(job, event = null) {
+  const before = jobs.get(job.id);
+  jobs.set(job.id, job);
+  if (event || JSON.stringify(before) !== JSON.stringify(job)) told(job, event);
+}
+
+/** Ask for the list; streams and the next question follow from it. */
+export async function refresh() {
+  clearTimeout(timer);
+  try {
+    const found = await api.jobs();
+    bus.dispatchEvent(new CustomEvent("connection", { detail: true }));
+    const listed = new Set(found.map((job) => job.id));
+    for (const job of found.toReversed()) take(job);
+    // One that waited or ran and is no longer among the newest has ended meanwhile.
+    for (const job of [...jobs.values()].filter((one) => !ended(one) && !listed.has(one.id))) take(await api.job(job.id));
+    listen();
+  } catch (error) {
+    if (error.offline) bus.dispatchEvent(new CustomEvent("connection", { detail: false }));
+  }
+  const busy = [...jobs.values()].some((job) => !ended(job));
+  if (!document.hidden) timer = setTimeout(refresh, 1000 * POLL_SECONDS[busy ? "busy" : "idle"]);
+}
+
+function listen() {
+  const wanted = new Set([...running().toReversed(), ...waiting().slice(0, 1)].slice(0, MOST_STREAMS).map((job) => job.id));
+  for (const [id, stop] of streams) if (!wanted.has(id)) { stop.abort(); streams.delete(id); }
+  for (const id of wanted) {
+    if (streams.has(id)) continue;
+    const stop = new AbortController();
+    streams.set(id, stop);
+    follow(id, stop.signal);
+  }
+}
+
+/** Read one job's events until it ends; a stream that breaks is taken up again where it was. */
+async function follow(id, signal) {
+  let last = "0", over = false;
+  for (let failures = 0; !over && !signal.aborted; failures += 1) {
+    try {
+      const answer = await fetch(api.eventsOf(id), { signal, headers: { accept: "text/event-stream", "last-event-id": last } });
+      if (answer.status === 404) break;
+      if (!answer.ok) throw new Error(answer.statusText);
+      for await (const event of readEvents(answer.body)) {
+        failures = 0;
+        last = event.id ?? last;
+        if (!event.data) continue;
+        const told = JSON.parse(event.data);
+        take(told.job, told);
+        over = ended(told.job);
+        if (over) break;
+      }
+    } catch (error) {
+      if (error.name === "AbortError") break;
+    }
+    if (!over && !signal.aborted) await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]));
+  }
+  if (streams.get(id)?.signal === signal) { streams.delete(id); refresh(); }
+}
+
+/** The blocks of a text/event-stream as { id, data }. */
+async function* readEvents(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const blocks = (rest + value).replaceAll("\r\n", "\n").split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) yield eventOf(block);
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // it is closed already where the server ended it
+  }
+}
+
+function eventOf(block) {
+  const event = {};
+  for (const line of block.split("\n")) {
+    const [, name, text] = /^(\w+): ?(.*)$/.exec(line) ?? [];
+    if (name === "data") event.data = event.data == null ? text : `${event.data}\n${text}`;
+    else if (name) event[name] = text;
+  }
+  return event;
+}
+
+export async function submit(request) {
+  const job = await api.submit(request);
+  take(job);
+  refresh();
+  return job;
+}
+export async function cancel(id) { take(await api.cancel(id)); refresh(); }
+export async function move(id, before) { await api.move(id, before); await refresh(); }
+
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) refresh();
+  else { clearTimeout(timer); for (const stop of streams.values()) stop.abort(); streams.clear(); }
+});

@@ -1,56 +1,66 @@
+// The queue: what runs, what waits and in which order, and what has just ended. It stands beside every page.
 import * as api from "./api.js";
-import { h, fill, tried } from "./dom.js";
-import { t } from "./i18n.js";
-import { ended, jobs, onJob } from "./jobs.js";
-import { actions, detail } from "./picture.js";
+import { fill, h, tried } from "./dom.js";
+import { progress } from "./glass.js";
+import { span, t } from "./i18n.js";
+import { icon } from "./icons.js";
+import { cancel, ended, jobs, move, onJob, running, waiting } from "./jobs.js";
+import { detail } from "./picture.js";
 
-const bar = (job) => job.steps ? h("progress", { max: job.steps, value: job.step }) : h("progress");
-const eta = (job) => job.eta != null ? ` · ${Math.ceil(job.eta)} ${t("left")}` : "";
+const PAST = 6;
+const LONG = { train: "train", evaluate: "evaluate" };
 
-/** The list of jobs; `open` is called with the one that is clicked. */
-export function queuePanel(open) {
-  const list = h("div");
+const title = (job) => job.title || job.request?.prompt || t(`kind_${job.kind}`);
+
+function state(job, before) {
+  if (job.state === "queued") return before ? t("queuedAt", { n: before }) : t("queued");
+  if (job.state !== "running") return t(job.state);
+  return [t(LONG[job.kind] ? "working" : "running"), job.eta != null && t("left", { time: span(job.eta) }), job.attempts > 1 && t("retried")].filter(Boolean).join(" · ");
+}
+
+function open(job) {
+  if (LONG[job.kind]) location.hash = `${LONG[job.kind]}/${job.id}`;
+  else if (job.pictures.length) detail(job.pictures[0].id, { siblings: job.pictures.map((picture) => picture.id) });
+}
+
+function row(job, line) {
+  const place = line.indexOf(job);
+  const button = (name, label, work) => h("button", { type: "button", class: "quiet small", "aria-label": `${label}: ${title(job)}`, title: label, onclick: () => tried(work) }, icon(name));
+  const shown = job.pictures.at(-1);
+  return h("li", { class: "job", "data-job": job.id, "data-state": job.state },
+    h("button", { type: "button", class: "what", disabled: !shown && !LONG[job.kind], title: title(job), "aria-label": `${t("openResult")}: ${title(job)}`, onclick: () => open(job) },
+      h("span", { class: "glass" }, shown ? h("img", { src: api.thumbnail(shown.id), alt: "", loading: "lazy" }) : null),
+      h("span", { class: "t" }, title(job)), h("small", {}, state(job, place))),
+    h("span", { class: "do" },
+      place > 0 ? button("up", t("up"), () => move(job.id, line[place - 1].id)) : null,
+      place >= 0 && place < line.length - 1 ? button("down", t("down"), () => move(job.id, line[place + 2]?.id ?? null)) : null,
+      ended(job) ? null : h("button", { type: "button", class: "quiet small cancel", "aria-label": `${t("cancel")}: ${title(job)}`, title: t("cancel"), onclick: () => tried(() => cancel(job.id)) }, icon("close"))),
+    job.state === "running" ? progress(job) : null,
+    job.error ? h("small", { class: "bad" }, job.error.message) : null);
+}
+
+export function queuePanel() {
+  const list = h("ol", { class: "jobs" });
+  const count = h("b", { class: "count", hidden: true });
+  const heading = h("b", { class: "count", hidden: true });
+  const element = h("section", { id: "queue", "aria-label": t("queue") },
+    h("div", { class: "label-row" }, h("h2", {}, t("queue"), heading),
+      h("button", { type: "button", class: "quiet small only-phone", "aria-label": t("close"), onclick: () => element.classList.remove("open") }, icon("close"))),
+    list);
+  let drawn = false;
   const draw = () => {
-    const all = [...jobs.values()];
-    const waiting = all.filter((j) => j.state === "queued").sort((a, b) => a.position - b.position);
-    const rows = [...all.filter((j) => j.state === "running"), ...waiting, ...all.filter(ended).reverse().slice(0, 6)];
-    fill(list, rows.length ? rows.map((job) => h("div", { class: "job", "data-job": job.id, "data-state": job.state },
-      h("span", { class: "t" }, job.title || job.request?.prompt || job.kind),
-      h("span", { class: "row" }, h("small", {}, t(job.state) + (job.state === "running" ? eta(job) : "")),
-        job.pictures.length ? h("button", { class: "chip", onclick: () => open(job) }, "▦") : null,
-        waiting.indexOf(job) > 0 ? h("button", { class: "chip", "aria-label": t("up"), title: t("up"), onclick: () => tried(() => api.move(job.id, waiting[waiting.indexOf(job) - 1].id)) }, "↑") : null,
-        ended(job) ? null : h("button", { class: "chip cancel", onclick: () => tried(() => api.cancel(job.id)) }, t("cancel"))),
-      job.state === "running" ? bar(job) : null,
-      job.error ? h("small", { class: "bad" }, job.error.message) : null)) : h("p", { class: "note" }, t("idle")));
+    drawn = false;
+    // A row that is pressed or focused must not be put in another's place under the finger.
+    const focused = document.activeElement?.closest?.("#queue [data-job]")?.dataset.job;
+    const which = focused && [...document.activeElement.parentElement.children].indexOf(document.activeElement);
+    const line = waiting(), busy = running().length + line.length;
+    const past = [...jobs.values()].filter(ended).sort((a, b) => b.created.localeCompare(a.created)).slice(0, PAST);
+    const rows = [...running(), ...line, ...past];
+    fill(list, rows.length ? rows.map((job) => row(job, line)) : h("li", { class: "note" }, t("idle")));
+    for (const badge of [count, heading]) { badge.hidden = busy === 0; badge.textContent = busy; }
+    if (focused) list.querySelector(`[data-job="${CSS.escape(focused)}"] .do`)?.children[Math.max(0, which)]?.focus();
   };
   draw();
-  return { element: h("section", { class: "card", id: "queue" }, h("h2", {}, t("queue")), list), stop: onJob(draw) };
+  const stop = onJob(() => { if (!drawn) { drawn = true; requestAnimationFrame(draw); } });
+  return { element, count, stop, openOnPhone: () => element.classList.toggle("open") };
 }
-
-/** The large place for what is being made: a preview while it runs, then the picture with what to do next. */
-export function stage(empty) {
-  const element = h("section", { class: "stage", id: "stage", "aria-live": "polite" }, empty);
-  let followed = null;
-  const draw = (job, event) => {
-    if (!followed) { if (ended(job)) return; followed = job.id; }
-    if (job.id !== followed) return;
-    if (job.state === "failed") return void fill(element, h("p", { class: "bad" }, job.error?.message ?? t("failed")));
-    if (ended(job) || job.pictures.length) {
-      if (!job.pictures.length) return void fill(element, h("p", {}, t(job.state)));
-      return void fill(element, job.pictures.length === 1
-        ? h("div", { class: "stack" }, h("img", { class: "result", src: api.file(job.pictures[0].id), alt: job.title }), actions(job.pictures[0]), hints(job))
-        : h("div", { class: "stack", style: "width:100%" }, ended(job) ? null : bar(job), h("div", { class: "tiles many" }, job.pictures.map((p) =>
-            h("button", { class: "tile", onclick: () => detail(p.id) }, h("img", { class: "result", src: api.file(p.id), alt: `${job.title} · ${p.seed}` })))), hints(job)));
-    }
-    let image = element.querySelector("img.preview");
-    if (!image) fill(element, h("div", { class: "stack" }, (image = h("img", { class: "preview", alt: "", hidden: true })), h("div", { class: "live" }),
-      h("button", { class: "cancel", onclick: () => tried(() => api.cancel(job.id)) }, t("cancel"))));
-    if (event?.type === "preview") { image.hidden = false; image.src = api.preview(job.id, event.seq); }
-    fill(element.querySelector(".live"), bar(job), h("small", {}, t(job.state) + eta(job)));
-  };
-  const stop = onJob(({ job, event }) => draw(job, event));
-  const running = [...jobs.values()].find((job) => !ended(job));
-  if (running) draw(running);
-  return { element, stop, follow(job) { followed = job.id; element.replaceChildren(); draw(jobs.get(job.id) ?? job); } };
-}
-const hints = (job) => job.hints.map((hint) => h("p", { class: "note" }, hint));

@@ -1,39 +1,94 @@
+// Blind rating: two pictures of the same words, from whom stays hidden; and what all answers together say.
 import * as api from "./api.js";
-import { h, fill, tried } from "./dom.js";
-import { t } from "./i18n.js";
+import { labelled, select } from "./controls.js";
+import { fill, h, toast, tried } from "./dom.js";
+import { rose } from "./glass.js";
+import { EXAMPLES, lang, t } from "./i18n.js";
+import { icon } from "./icons.js";
+import { submit } from "./jobs.js";
+import { typing } from "./keys.js";
+import { drawsFromWords, modelList } from "./shelf.js";
 
-/** Pairs of pictures of the same words from two models, in random order and on random sides. */
-function pairsOf(pictures) {
-  const byWords = Map.groupBy(pictures.filter((p) => p.prompt && p.kind === "text_to_image"), (p) => p.prompt.toLowerCase());
+const NAMES = { model: (picture) => picture.model, style: (picture) => picture.record?.request?.style ?? null, sampler: (picture) => picture.record?.request?.sampler ?? null };
+const ANSWERS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
+
+/** Pairs of pictures of the same words from two contenders, in random order and on random sides. */
+function pairsOf(pictures, name) {
+  const byWords = Map.groupBy(pictures.filter((one) => one.prompt && one.kind === "text_to_image" && name(one)), (one) => one.prompt.toLowerCase());
   const pairs = [];
-  for (const same of byWords.values()) for (let i = 0; i < same.length; i++) for (let j = 0; j < i; j++)
-    if (same[i].model !== same[j].model) pairs.push(Math.random() < 0.5 ? [same[i], same[j]] : [same[j], same[i]]);
-  return pairs.map((p) => [Math.random(), p]).sort((a, b) => a[0] - b[0]).map((p) => p[1]);
+  for (const same of byWords.values()) {
+    for (const [i, a] of same.entries()) for (const b of same.slice(0, i)) if (name(a) !== name(b)) pairs.push(Math.random() < 0.5 ? [a, b] : [b, a]);
+  }
+  return pairs.map((pair) => [Math.random(), pair]).sort(([a], [b]) => a - b).map(([, pair]) => pair);
 }
+
 export function rateView(main) {
-  const area = h("section", { class: "card stack" }), table = h("section", { class: "card" });
-  let pairs = [];
+  const area = h("section", { class: "pane stack" }), table = h("section", { class: "pane stack" });
+  let pairs = [], given = 0, by = "model", busy = false;
+
   const draw = () => {
     const pair = pairs[0];
-    if (!pair) return fill(area, h("p", { class: "note" }, t("needPairs")));
-    fill(area, h("p", { class: "note" }, t("rateHint")), h("h2", {}, pair[0].prompt), h("div", { class: "grid2" }, pair.map((p, i) =>
-      h("button", { class: "tile", "aria-label": t(i ? "rightOne" : "leftOne"), onclick: () => answer(i ? "right" : "left") }, h("img", { src: api.file(p.id), alt: "" })))),
-      h("div", { style: "text-align:center" }, h("button", { onclick: () => answer("tie") }, t("tie"))));
+    const choice = labelled(t("rateBy"), select([["model", t("model")], ["style", t("style")], ["sampler", t("sampler")]], by, (value) => { by = value; load(); }, { style: "max-width:14rem" }));
+    const head = h("div", { class: "row", style: "justify-content:space-between" }, h("div", { class: "page-head" }, h("h2", {}, t("rate")), h("p", {}, t("rateHint"))), choice);
+    if (!pair) return fill(area, head, given ? h("p", { class: "note" }, t("allRated", { n: given })) : null, makePairs());
+    return fill(area, head,
+      h("h3", { class: "words", style: "text-align:center" }, pair[0].prompt),
+      h("div", { class: "pairing" }, pair.map((picture, i) => h("button", { type: "button", "aria-label": t(i ? "rightBetter" : "leftBetter"), onclick: () => answer(i ? "right" : "left") },
+        h("img", { src: api.file(picture.id), alt: t(i ? "rightOne" : "leftOne") }), h("kbd", { "aria-hidden": "true" }, i ? "→" : "←")))),
+      h("div", { class: "row", style: "justify-content:center" }, h("button", { type: "button", onclick: () => answer("tie") }, t("tie"), h("kbd", { "aria-hidden": "true" }, "↓"))),
+      h("small", { style: "text-align:center" }, t("pairsLeft", { n: pairs.length })));
   };
   const answer = (winner) => tried(async () => {
+    if (busy || !pairs.length) return;
+    busy = true;
     const [left, right] = pairs[0];
-    await api.vote({ prompt: left.prompt, left: left.id, right: right.id, left_name: left.model, right_name: right.model, winner });
-    pairs.shift(); draw(); await scores();
+    try {
+      await api.vote({ prompt: left.prompt, left: left.id, right: right.id, left_name: NAMES[by](left), right_name: NAMES[by](right), winner });
+      pairs.shift();
+      given += 1;
+      draw();
+      await showScores();
+    } finally { busy = false; }
   });
-  const scores = async () => {
+  const showScores = async () => {
     const rows = await api.scores();
-    fill(table, h("h2", {}, t("scores")), h("table", {}, h("thead", {}, h("tr", {}, [t("model"), t("strengthLog"), t("interval"), t("votes")].map((x) => h("th", {}, x)))),
-      h("tbody", {}, rows.map((s) => h("tr", {}, [s.name, s.strength.toFixed(2), `${s.low.toFixed(2)} – ${s.high.toFixed(2)}`, s.votes].map((x) => h("td", {}, String(x))))))),
-      h("p", {}, h("a", { class: "button", href: "/api/studio/scores.csv" }, t("csv"))));
+    if (!rows.length) return fill(table, h("h2", {}, t("scores")), h("p", { class: "note" }, t("noVotes")));
+    const low = Math.min(...rows.map((one) => one.low)), wide = Math.max(...rows.map((one) => one.high)) - low || 1, at = (value) => `${(100 * (value - low)) / wide}%`;
+    return fill(table, h("h2", {}, t("scores")), h("p", { class: "note" }, t("scoresHow")),
+      h("div", { class: "wide-table" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, t("contender")), h("th", { class: "n" }, t("strengthLog")), h("th", {}, t("interval")), h("th", { class: "n" }, t("votes")))),
+        h("tbody", {}, rows.map((one) => h("tr", {}, h("td", {}, one.name), h("td", { class: "n" }, one.strength.toFixed(2)),
+          h("td", {}, h("div", { class: "interval", role: "img", "aria-label": `${one.low.toFixed(2)} – ${one.high.toFixed(2)}` }, h("i", { style: `left:${at(one.low)};width:${(100 * (one.high - one.low)) / wide}%` }), h("b", { style: `left:${at(one.strength)}` })), h("small", {}, `${one.low.toFixed(2)} – ${one.high.toFixed(2)}`)),
+          h("td", { class: "n" }, String(one.votes))))))),
+      h("p", {}, h("a", { class: "button", href: api.scoresCsv, download: "ratings.csv" }, icon("download"), t("csv"))));
   };
-  const keys = (e) => { const winner = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" }[e.key]; if (winner && pairs.length && e.target === document.body) { e.preventDefault(); answer(winner); } };
+  const load = () => tried(async () => {
+    pairs = pairsOf((await api.pictures({ limit: 500 })).pictures, NAMES[by]);
+    draw();
+    await showScores();
+  });
+  const keys = (event) => {
+    if (ANSWERS[event.key] && pairs.length && !typing(event) && !document.querySelector("dialog[open]")) { event.preventDefault(); answer(ANSWERS[event.key]); }
+  };
   addEventListener("keydown", keys);
-  fill(main, h("div", { class: "stack" }, area, table));
-  tried(async () => { pairs = pairsOf((await api.pictures({ limit: 500 })).pictures); draw(); await scores(); });
+  fill(main, h("div", { class: "panes" }, area, table));
+  load();
   return () => removeEventListener("keydown", keys);
+}
+
+/** Nothing to rate: make pictures of the same words with two models. */
+function makePairs() {
+  const box = h("div", { class: "empty" }, rose({ share: 0.5 }).element, h("h2", {}, t("needPairs")), h("p", {}, t("needPairsHint")));
+  tried(async () => {
+    const models = (await modelList()).filter(drawsFromWords).map((one) => one.name);
+    if (models.length < 2) return;
+    const chosen = [models[0], models[1]];
+    const words = h("textarea", { rows: 4, value: EXAMPLES[lang].slice(0, 4).join("\n"), "aria-label": t("prompts") });
+    box.append(h("div", { class: "pair" }, chosen.map((name, i) => labelled(`${t("model")} ${i + 1}`, select(models.map((one) => [one, one]), name, (value) => { chosen[i] = value; })))),
+      labelled(t("prompts"), words),
+      h("button", { type: "button", class: "main", onclick: () => tried(async () => {
+        for (const prompt of words.value.split("\n").map((line) => line.trim()).filter(Boolean)) for (const model of chosen) await submit({ kind: "text_to_image", prompt, model });
+        toast(t("pairsComing"));
+      }) }, icon("create"), t("makePairs")));
+  });
+  return box;
 }

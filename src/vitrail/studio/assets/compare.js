@@ -1,0 +1,17 @@
+// Two pictures on top of each other with an edge that is moved between them.
+import { dialog, h } from "./dom.js";
+import { t } from "./i18n.js";
+
+/** `a` and `b`: { src, label }; where their sizes differ the second is stretched over the first. */
+export function comparison(a, b, { width = 512 } = {}) {
+  const range = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": t("compareSlider"), oninput: () => box.style.setProperty("--cut", `${range.value}%`) });
+  const under = h("img", { src: b.src, alt: b.label, width, draggable: "false" });
+  const box = h("div", { class: "compare" }, under,
+    h("img", { class: "over", src: a.src, alt: a.label, draggable: "false" }),
+    h("span", { class: "side a" }, a.label), h("span", { class: "side b" }, b.label), range);
+  under.addEventListener("load", () => { under.width = under.naturalWidth * Math.max(1, Math.floor(width / Math.max(under.naturalWidth, under.naturalHeight))); });
+  return box;
+}
+
+export const compareDialog = (a, b) =>
+  dialog(t("compare"), { close: t("close"), wide: true }, h("div", { class: "result-of" }, comparison(a, b)));

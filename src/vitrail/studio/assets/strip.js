@@ -1,0 +1,17 @@
+// The latest pictures, in a row.
+import * as api from "./api.js";
+import { fill, h, tried } from "./dom.js";
+import { t } from "./i18n.js";
+
+export function latestStrip(open) {
+  const list = h("div", { class: "strip", role: "list" });
+  const element = h("section", { class: "pane", "aria-label": t("strip"), hidden: true }, list);
+  const refresh = () => tried(async () => {
+    const { pictures } = await api.pictures({ limit: 24 });
+    element.hidden = pictures.length === 0;
+    fill(list, pictures.map((picture) => h("button", { type: "button", class: "tile", role: "listitem", title: picture.prompt, onclick: () => open(picture.id) },
+      h("img", { src: api.thumbnail(picture.id), alt: picture.prompt || t("notNamed"), loading: "lazy" }))));
+  });
+  refresh();
+  return { element, refresh };
+}

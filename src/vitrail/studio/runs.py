@@ -1,0 +1,210 @@
+"""Trainings as their folders tell them: recipe, figures, samples, the model; and the recipes to begin with.
+
+A run is told apart by an id made from its folder's name, never by a path, and is found by listing the runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from vitrail.errors import InputError
+from vitrail.studio.places import Places
+
+__all__ = ["find_run", "make_runs", "run_id"]
+
+MAX_POINTS = 400
+_MAX_LOG = 64 << 20  # of metrics.jsonl, from its end
+
+
+def make_runs(places: Places) -> APIRouter:
+    """Return the routes below ``/runs`` and ``/recipes``."""
+    router = APIRouter()
+
+    @router.get("/recipes")
+    def recipes() -> list[dict[str, Any]]:
+        """Recipes in the folder ``recipes`` where the server was started, with what their heads say."""
+        rows = (_recipe(path) for path in sorted(Path("recipes").glob("*.toml")))
+        return [row for row in rows if row is not None]
+
+    @router.get("/runs")
+    def runs() -> list[dict[str, Any]]:
+        """Every run, the latest first, in short."""
+        rows = [_short(places, folder) for folder in _folders(places.runs)]
+        return sorted(rows, key=lambda row: -float(row["changed"]))
+
+    @router.get("/runs/{id}")
+    def run(id: str) -> dict[str, Any]:
+        """A run with its figures over time and the names of its sample grids."""
+        folder = find_run(places, id)
+        return _short(places, folder) | {
+            "figures": _figures(folder / "metrics.jsonl"),
+            "samples": [path.stem for path in _samples(folder)],
+            "recipe": _text(folder / "recipe.toml"),
+        }
+
+    @router.get("/runs/{id}/samples/{name}")
+    def sample(id: str, name: str) -> FileResponse:
+        """A sample grid as a PNG."""
+        for path in _samples(find_run(places, id)):
+            if path.stem == name:
+                return FileResponse(path, media_type="image/png")
+        raise InputError("there is no such sample")
+
+    return router
+
+
+def run_id(name: str) -> str:
+    """The id of the run whose folder, seen from the folder of runs, is called ``name``."""
+    return hashlib.sha256(f"vitrail run {name}".encode()).hexdigest()[:20]
+
+
+def find_run(places: Places, id: str) -> Path:
+    """The folder of a run; :class:`InputError` for an unknown id."""
+    for folder in _folders(places.runs):
+        if run_id(_name(places, folder)) == id:
+            return folder
+    raise InputError("there is no such run; its folder may have been removed")
+
+
+def _folders(home: Path) -> Iterator[Path]:
+    """Run folders, also those of the stages of a staged recipe; links are not followed."""
+    for path in sorted([*home.glob("*/recipe.toml"), *home.glob("*/*/recipe.toml")]):
+        folder = path.parent
+        if not folder.is_symlink() and not folder.parent.is_symlink() and folder.name != "model":
+            yield folder
+
+
+def _name(places: Places, folder: Path) -> str:
+    return folder.relative_to(places.runs).as_posix()
+
+
+def _short(places: Places, folder: Path) -> dict[str, Any]:
+    name, log = _name(places, folder), folder / "metrics.jsonl"
+    recipe = _toml(folder / "recipe.toml")
+    last = next(iter(_tail(log, 1)), {})
+    optim = recipe.get("optim", {})
+    wanted = optim.get("until_images")
+    budget = optim.get("time_budget_minutes")
+    seen, seconds = last.get("images", 0), last.get("seconds", 0.0)
+    finished = (folder / "model" / "artifact.json").is_file()
+    share = seen / wanted if wanted else seconds / (60 * budget) if budget else 0.0
+    return {
+        "id": run_id(name),
+        "name": name,
+        "kind": recipe.get("kind", ""),
+        "source": _public(str(recipe.get("data", {}).get("source", ""))),
+        "images": seen,
+        "until": wanted,
+        "minutes": budget,
+        "seconds": seconds,
+        "share": 1.0 if finished else min(1.0, share),
+        "loss": {key: value for key, value in last.items() if key.startswith("loss/")},
+        "state": "finished" if finished else "running" if _locked(folder) else "stopped",
+        "model": str(folder / "model") if finished else None,
+        "changed": max(
+            (path.stat().st_mtime for path in (log, folder / "recipe.toml") if path.exists()), default=0.0
+        ),
+    }
+
+
+def _public(source: str) -> str:
+    """A source's last part: the page shows what was trained on, not where somebody's files lie."""
+    return source.rstrip("/").rpartition("/")[2]
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a process trains in the folder (it holds the lock of vitrail.training.checkpoint.RunLock)."""
+    try:
+        handle = os.open(folder / "run.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _figures(log: Path) -> dict[str, Any]:
+    """Every figure of the log as at most 400 points: means over equal stretches, so no spike is invented."""
+    lines = _tail(log, None)
+    names = sorted({key for line in lines for key in line} - {"images", "step", "seconds"})
+    stretch = max(1, -(-len(lines) // MAX_POINTS))
+    series: dict[str, list[list[float]]] = {}
+    for name in names:
+        points = [(line["images"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
+        groups = [points[i : i + stretch] for i in range(0, len(points), stretch)]
+        series[name] = [
+            [group[-1][0], sum(value for _, value in group) / len(group)] for group in groups if group
+        ]
+    return {name: points for name, points in series.items() if points}
+
+
+def _tail(log: Path, count: int | None) -> list[dict[str, Any]]:
+    """The last ``count`` whole lines of the log, or all of them; a line that a kill cut short is left out."""
+    try:
+        with open(log, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - (8192 if count else _MAX_LOG)))
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines if count is None else lines[-count - 1 :]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("images"), int):
+            found.append(row)
+    return found if count is None else found[-count:]
+
+
+def _samples(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in (folder / "samples").glob("*.png") if path.is_file() and not path.is_symlink()
+    )
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")[:40_000]
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _recipe(path: Path) -> dict[str, Any] | None:
+    tables = _toml(path)
+    if "kind" not in tables:
+        return None
+    head = []
+    for line in _text(path).splitlines():
+        if not line.startswith("#"):
+            break
+        head.append(line.lstrip("# ").rstrip())
+    data = tables.get("data", {})
+    return {
+        "file": path.name,
+        "kind": tables["kind"],
+        "about": " ".join(head),
+        "source": data.get("source", ""),
+    }

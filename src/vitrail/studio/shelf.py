@@ -1,0 +1,215 @@
+"""The models page's routes: what is on this machine, what could be fetched, fetching and removing."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+
+from vitrail.errors import InputError, VitrailError
+from vitrail.request_fields import Model, Name
+from vitrail.store import artifacts
+from vitrail.store.catalogue import CATALOGUE, Entry, installed, wanted
+
+__all__ = ["Fetching", "make_shelf"]
+
+#: Kinds of model folders that draw pictures from words, and those that see pictures as codes.
+_DRAWS = frozenset({"shell_dit", "token_transformer", "dcgan", "biggan", "vae"})
+_TOKENIZERS = frozenset({"token_transformer", "vq_autoencoder"})
+_FOREIGN_SIZES = ((512, 512), (768, 512), (512, 768), (768, 768))
+
+
+class ModelName(Model):
+    """Which model is meant."""
+
+    name: Name
+
+
+@dataclass
+class Fetching:
+    """A model on its way here. ``done`` and ``total``: bytes; ``error``: why it did not arrive."""
+
+    done: int = 0
+    total: int = 0
+    running: bool = True
+    error: str | None = None
+
+
+class _Fetcher:
+    """Fetches models one after the other, in threads of its own."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Fetching] = {}
+        self._one = threading.Lock()
+
+    def start(self, entry: Entry) -> None:
+        from vitrail.backends.pull import check_absent
+
+        check_absent(entry)
+        known = self.state.get(entry.name)
+        if known is not None and known.running:
+            return
+        self.state[entry.name] = Fetching(total=entry.size)
+        threading.Thread(target=self._fetch, args=(entry,), name="vitrail-pull", daemon=True).start()
+
+    def _fetch(self, entry: Entry) -> None:
+        from vitrail.backends.pull import pull
+
+        state = self.state[entry.name]
+
+        def count(done: int, total: int) -> None:
+            state.done, state.total = done, total or entry.size
+
+        try:
+            with self._one:
+                pull(entry, progress=count)
+        except VitrailError as error:
+            state.error = str(error)
+        except Exception:  # the person is told, whatever the library raised; the thread has no other listener
+            state.error = f"fetching {entry.name} failed; the server's log says why"
+            raise
+        finally:
+            state.running = False
+
+
+def make_shelf() -> APIRouter:
+    """Return the routes below ``/models``."""
+    router, fetcher = APIRouter(), _Fetcher()
+
+    @router.get("/models")
+    def models() -> list[dict[str, Any]]:
+        """Models on this machine, and those of the catalogue that could be fetched."""
+        here = _folders() + _files()
+        names = {row["name"] for row in here}
+        return here + [_of_catalogue(one, fetcher) for one in CATALOGUE.values() if one.name not in names]
+
+    @router.post("/models/pull", status_code=202)
+    def pull(body: ModelName) -> dict[str, str]:
+        """Begin to fetch a model of the catalogue; the list of models tells how far it is."""
+        fetcher.start(wanted(body.name))
+        return {"name": body.name}
+
+    @router.post("/models/remove")
+    def remove(body: ModelName) -> dict[str, str]:
+        """Remove a model from the models folder; those that came with vitrail stay."""
+        from vitrail.backends.pull import remove as take_away
+
+        take_away(body.name)
+        fetcher.state.pop(body.name, None)
+        return {"name": body.name}
+
+    return router
+
+
+def _folders() -> list[dict[str, Any]]:
+    """vitrail's own model folders; a damaged one says so and hides no other."""
+    from vitrail.tasks.loading import SHIPPED, style_names
+
+    rows = []
+    for name, folder in artifacts.available().items():
+        row: dict[str, Any] = {
+            "name": name,
+            "here": True,
+            "kind": "",
+            "shipped": folder.is_relative_to(SHIPPED.parent),
+        }
+        try:
+            manifest = artifacts.read_manifest(folder, verify=False)
+            row |= {
+                "kind": manifest.kind,
+                "size": sum(entry.size for entry in manifest.files.values()),
+                "licence": manifest.licence,
+                "styles": list(style_names(folder, manifest)),
+                "sizes": _sizes(folder, manifest),
+                "draws": manifest.kind in _DRAWS,
+                "tokenizer": manifest.kind in _TOKENIZERS,
+                "card": _card(folder),
+            }
+        except VitrailError as error:
+            row["problem"] = str(error)
+        known = CATALOGUE.get(name)
+        if known is not None:
+            row |= _words(known)
+        rows.append(row)
+    return rows
+
+
+def _files() -> list[dict[str, Any]]:
+    """Checkpoints, LoRAs and other files of vitrail's and other programs' model folders."""
+    from vitrail.store.model_folders import listing
+
+    rows = []
+    for item in listing():
+        draws = item.kind == "checkpoint"
+        row: dict[str, Any] = {
+            "name": item.name,
+            "here": True,
+            "kind": item.kind,
+            "foreign": True,
+            "draws": draws,
+        }
+        row["size"] = item.path.stat().st_size if item.path.is_file() else 0
+        if draws:
+            row["sizes"] = [list(size) for size in _FOREIGN_SIZES]
+        known = CATALOGUE.get(item.short) or CATALOGUE.get(item.name)
+        rows.append(row if known is None else row | _words(known))
+    return rows
+
+
+def _of_catalogue(entry: Entry, fetcher: _Fetcher) -> dict[str, Any]:
+    state = fetcher.state.get(entry.name)
+    row = {
+        "name": entry.name,
+        "here": installed(entry),
+        "kind": entry.kind,
+        "size": entry.size,
+        "catalogue": True,
+    }
+    if state is not None:
+        row["fetching"] = vars(state)
+    return row | _words(entry)
+
+
+def _words(entry: Entry) -> dict[str, Any]:
+    return {
+        "licence": entry.licence,
+        "credit": entry.credit,
+        "sources": [str(source) for source in entry.sources],
+        "en": entry.english,
+        "zh": entry.chinese,
+    }
+
+
+def _sizes(folder: Path, manifest: artifacts.Manifest) -> list[list[int]]:
+    """Squares that a pixel model makes: its own size, then what its enlarger reaches."""
+    from vitrail.tasks.loading import MAX_ENLARGEMENT
+
+    native = manifest.config.get("image_size")
+    if manifest.kind != "shell_dit" or not isinstance(native, int):
+        return []
+    sides = [native]
+    enlarger = folder / "upsampler"
+    if (enlarger / artifacts.MANIFEST_NAME).is_file():
+        scale = artifacts.read_manifest(enlarger, verify=False).config.get("scale", 2)
+        while isinstance(scale, int) and scale > 1 and sides[-1] * scale <= native * MAX_ENLARGEMENT:
+            sides.append(sides[-1] * scale)
+    return [[side, side] for side in sides]
+
+
+def _card(folder: Path) -> str:
+    """The card's text, which the page shows as plain text."""
+    try:
+        return (folder / "card.md").read_text(encoding="utf-8")[:20_000]
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def model_named(name: str) -> Path:
+    """The folder of an installed model by the name it is listed under; :class:`InputError` for any other."""
+    found = artifacts.available().get(name)
+    if found is None:
+        raise InputError("there is no such model; see the models page")
+    return found
