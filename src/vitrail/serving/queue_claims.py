@@ -247,6 +247,8 @@ def take_back_lost(database: Database, permits: Permits) -> int:
         gone = sa.and_(WORKERS.c.id.in_(dead), late)
         connection.execute(sa.delete(WORKERS).where(gone))
         lost = sa.select(JOBS).where(JOBS.c.state == "running", ~JOBS.c.worker.in_(sa.select(WORKERS.c.id)))
+        # Each comes back to the head of the queue, so the last first.
+        lost = lost.order_by(JOBS.c.place.desc(), JOBS.c.n.desc())
         rows = connection.execute(lost.with_for_update(skip_locked=True)).all()
         for row in rows:
             _wait_again(connection, permits, row, now, None)
@@ -272,8 +274,11 @@ def _wait_again(
             {"state": "failed", "kills": kills, "code": "WorkerLost", "message": message},
         )
     else:
+        waits = (JOBS.c.state == "queued", JOBS.c.lane == row.lane)
+        first = connection.execute(sa.select(sa.func.min(JOBS.c.place)).where(*waits)).scalar()
         values = {
             "state": "queued",
+            "place": row.place if first is None else first - 1.0,  # it has waited already
             "worker": None,
             "waiting": now,
             "kills": kills,

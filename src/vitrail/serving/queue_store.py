@@ -201,7 +201,7 @@ def _count(connection: sa.Connection) -> int:
 
 
 def _last(connection: sa.Connection, lane: str, now: float) -> float:
-    """A place behind all that wait. Places are times, so that one who has to wait again stands in front."""
+    """A place behind all that wait. Places are times, so that the last one is seldom asked for in vain."""
     last = connection.execute(
         sa.select(sa.func.max(JOBS.c.place)).where(_WAITS, JOBS.c.lane == lane)
     ).scalar()

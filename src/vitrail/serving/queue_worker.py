@@ -182,12 +182,12 @@ class Worker:
                     self._end(open, claim, "cancelled")
         except HandsLostError as error:
             reason = str(error)
-            for claim in list(open.values()):
+            for claim in reversed(list(open.values())):  # each to the head of the queue
                 self._surely(partial(self._claims.give_back, claim, reason))
             if not self._stopping.is_set():
                 self._keepers[lane].start()
         except StoppedError:
-            for claim in list(open.values()):
+            for claim in reversed(list(open.values())):
                 self._unfailing(partial(self._claims.give_back, claim))
 
     def _handle(self, open: dict[str, Claim], claim: Claim, head: dict[str, Any], body: bytes) -> bool:

@@ -1,0 +1,119 @@
+"""A working process for the queue's tests: everything of the real one but the network, so it starts at once.
+
+The prompt says what happens: ``draw`` makes small pictures of the seed's colour, one step each ``pause`` seconds
+(``draw 0.05``); ``kill``, ``bus``, ``stop`` and ``spin`` end or hang the process; ``fail`` and ``memory`` raise.
+Every picture begun is noted in ``begun.txt`` in the folder, so that a test can see work that nobody wanted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vitrail.errors import CancelledError, InputError
+from vitrail.schema import ImageRecord, SamplingDefaults
+from vitrail.serving.queue_hands import Assignment, Tell, serve
+from vitrail.serving.save import picture_bytes
+
+SIDE = 16
+COMMAND = (sys.executable, __file__)
+
+
+def work(assignments: Sequence[Assignment], tell: Tell, folder: Path) -> None:
+    """Do as the prompts say, one job after the other."""
+    for assignment in assignments:
+        try:
+            one(assignment, tell, folder, len(assignments))
+        except EOFError:
+            raise
+        except BaseException as error:
+            tell.failed(assignment.id, error)
+
+
+def one(assignment: Assignment, tell: Tell, folder: Path, together: int) -> None:
+    request: Any = assignment.request
+    word, _, rest = request.prompt.partition(" ")
+    note(folder, {"job": assignment.id, "pid": os.getpid(), "prompt": request.prompt, "together": together})
+    match word:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "bus":
+            read_beyond_the_end()
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "idle":
+            time.sleep(600)
+        case "fail":
+            raise InputError("this request cannot be served; ask for another")
+        case "bug":
+            raise RuntimeError("a mistake")
+        case "memory":
+            bytearray(1 << 60)
+    draw(assignment, tell, float(rest or 0))
+
+
+def draw(assignment: Assignment, tell: Tell, pause: float) -> None:
+    request: Any = assignment.request
+    resolved = request.resolve(SamplingDefaults(steps=4, cfg_scale=1.0, width=SIDE, height=SIDE))
+    total = resolved.steps * resolved.n
+    for index in range(resolved.n):
+        for step in range(resolved.steps):
+            if assignment.cancelled.is_set():
+                raise CancelledError("stopped")
+            time.sleep(pause)
+            tell.progress(assignment.id, index * resolved.steps + step + 1, total, None)
+        if pause:
+            tell.preview(assignment.id, picture(resolved.seed + index))
+        record = ImageRecord(
+            request=resolved,
+            index=index,
+            seed=resolved.seed + index,
+            model_name="light",
+            model_sha256="0" * 64,
+            created=datetime.now(UTC),
+        )
+        data = picture_bytes(picture(resolved.seed + index), "png", record)
+        tell.picture(assignment.id, index, record, ".png", data)
+    tell.done(assignment.id, ("a hint",))
+
+
+def picture(seed: int) -> Image.Image:
+    digest = hashlib.sha256(str(seed).encode()).digest()
+    return Image.new("RGB", (SIDE, SIDE), (digest[0], digest[1], digest[2]))
+
+
+def read_beyond_the_end() -> None:
+    """Read a file that was cut short while it was mapped, as weights may be: SIGBUS."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(1 << 16)
+        with mmap.mmap(file.fileno(), 1 << 16, access=mmap.ACCESS_READ) as mapped:
+            file.truncate(0)
+            mapped[1 << 15]
+
+
+def note(folder: Path, fact: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "begun.txt", "a") as file:
+        file.write(json.dumps(fact) + "\n")
+
+
+def begun(folder: Path) -> list[dict[str, Any]]:
+    """What was noted by the hands of the engine in ``folder``."""
+    path = folder / "work" / "begun.txt"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), work)
