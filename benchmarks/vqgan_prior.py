@@ -97,7 +97,8 @@ def train_pair(tokenizer: str, folder: Path, minutes: float, recipes: Path) -> t
             f"optim.time_budget_minutes={minutes}",
             "run.sample_every_images=0",
         ]
-        outcome = train(load_recipe(recipes / f"prior-{name}.toml", changes), folder / name)
+        recipe = load_recipe(recipes / f"prior-{name}.toml", changes)
+        outcome = train(recipe, folder / name, clock=time.process_time)
         if outcome.model is None:
             raise SystemExit(outcome.exit_code)
         made.append(str(outcome.model))

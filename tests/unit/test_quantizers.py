@@ -29,6 +29,7 @@ ALL: dict[str, dict[str, Any]] = {
     "cosine ema": {"kind": "cosine", "codes": 32, "codebook": "ema", "gradient": "rotation"},
     "fsq": {"kind": "fsq", "levels": (4, 3, 5)},
     "fsq direct": {"kind": "fsq", "levels": (4, 3, 5, 3, 3, 3)},
+    "fsq entropy": {"kind": "fsq", "levels": (4, 3, 5), "entropy": 0.5},
     "lfq": {"kind": "lfq", "bits": 5},
     "entropy": {"kind": "nearest", "codes": 32, "entropy": 0.1, "entropy_positions": 20, "codebook": "ema"},
     "simvq": {"kind": "simvq", "codes": 32},
@@ -237,6 +238,43 @@ def test_lfq_entropies_equal_the_sum_over_all_codes() -> None:
     sure = -torch.xlogy(shares, shares).sum(1).mean()
     spread = -torch.xlogy(shares.mean(0), shares.mean(0)).sum()
     assert float(quantizer.entropy_loss(vectors)) == pytest.approx(float(sure - 1.3 * spread), rel=1e-4)
+
+
+@pytest.mark.parametrize("levels", [(4, 3, 5), (7,), (4, 4)])
+def test_fsq_crowding_equals_the_sum_over_all_codes(levels: tuple[int, ...]) -> None:
+    settings = {"kind": "fsq", "levels": levels, "entropy": 1.0, "entropy_temperature": 0.7}
+    quantizer = make(settings, dim=len(levels)).train()
+    size = quantizer.codebook_size
+    bounded = quantizer.bound(torch.randn(50, len(levels), generator=torch.Generator().manual_seed(0)))
+    book = quantizer.vectors_of(torch.arange(size)) * (quantizer.levels // 2)  # the levels of each code
+    distances = torch.cdist(bounded, book, compute_mode="donot_use_mm_for_euclid_dist").square()
+    codes = distances.argmin(1)
+    near = (-distances / 0.7).softmax(1).mean(0)
+    counts = torch.bincount(codes, minlength=size) / 50
+    kept = torch.rand(size, generator=torch.Generator().manual_seed(1))
+    for use, before in ((counts, 0 * kept), (0.9 * kept / kept.sum() + 0.1 * counts, kept)):
+        quantizer.usage.copy_(before)
+        expected = (near * (size * use + 0.05).log()).sum()
+        assert float(quantizer.crowding(bounded, codes)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_fsq_entropy_spreads_what_lies_in_a_heap() -> None:
+    used = {}
+    for entropy in (0.0, 1.0):
+        settings = {"kind": "fsq", "levels": (8, 8, 4), "entropy": entropy, "decay": 0.9}
+        quantizer = make(settings, dim=3).train()
+        heap = 0.1 * torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        heap.requires_grad_()
+        optimizer = torch.optim.Adam([heap], 0.03)
+        for _ in range(150):
+            optimizer.zero_grad()
+            (quantizer(heap).loss + 0.0 * heap.sum()).backward()
+            optimizer.step()
+        counts = torch.bincount(quantizer.eval()(heap).codes.flatten(), minlength=256)
+        used[entropy] = codebook_statistics(counts)
+    assert used[0.0].perplexity < 20
+    assert used[1.0].used > 0.95
+    assert used[1.0].perplexity > 0.7 * 256
 
 
 def test_gumbel_draws_codes_with_their_probabilities_and_cools() -> None:

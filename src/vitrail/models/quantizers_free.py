@@ -15,12 +15,16 @@ from vitrail.recipe.autoencoders import FSQConfig, GumbelQuantizerConfig, LFQCon
 
 __all__ = ["FSQ", "LFQ", "GumbelQuantizer"]
 
+BATCH_SHARE = 0.1  #: of the batch's own counts in what FSQ takes for the use of codes
+FAINT_USE = 0.05  #: added to each code's use, in equal shares, before the logarithm
+
 
 class FSQ(Quantizer):
-    """Finite scalar quantization (Mentzer et al., arXiv:2309.15505, section 3.1): no codebook, no loss.
+    """Finite scalar quantization (Mentzer et al., arXiv:2309.15505, section 3.1): no codebook.
 
     Channel i is squashed to ``levels[i]`` values and rounded; a code is the mixed-radix number of the levels,
-    the first channel lowest.
+    the first channel lowest. All codes can be reached; that all are used equally is up to the encoder, and
+    only ``entropy`` asks for it.
     """
 
     levels: Tensor
@@ -49,9 +53,36 @@ class FSQ(Quantizer):
         half = self.levels // 2
         codes = ((whole.detach().long() + half) * self.basis).sum(1)
         through = straight_through(bounded, whole) / half
+        loss = bounded.new_zeros(())
+        if self.config.entropy and self.updating:
+            loss = self.config.entropy * self.crowding(bounded, codes)
         used = self.tally(codes)
         result = to_maps(self.project_out(through), z)
-        return Quantized(result, codes.view(z.shape[0], *z.shape[2:]), result.new_zeros(()), used)
+        return Quantized(result, codes.view(z.shape[0], *z.shape[2:]), loss, used)
+
+    def crowding(self, bounded: Tensor, codes: Tensor) -> Tensor:
+        """How crowded the codes around ``bounded`` (N, width) are: a scalar in nats, 0 at equal use.
+
+        The mean over positions of sum_k p(k | position) ln(K u_k), with p a softmax of squared distances (so
+        that a neighbour is known to be emptier) and u the use of codes, counted as it is. A batch has fewer
+        positions than a large codebook has codes and cannot tell a code that is rare from one that is merely
+        absent, so u is mostly the running mean; the batch's own counts damp the swing that its lag causes.
+        Channels are independent in p: its mean over positions is a product of two small matrices.
+        """
+        tables = [
+            (-(column[:, None] - torch.arange(levels, device=column.device) + levels // 2).square())
+            .div(self.config.entropy_temperature)
+            .softmax(1)
+            for column, levels in zip(bounded.unbind(1), self.config.levels, strict=True)
+        ]
+        half = (len(tables) + 1) // 2
+        low, high = _together(tables[:half], bounded), _together(tables[half:], bounded)
+        near = (high.t() @ low / len(bounded)).flatten()
+        use = torch.bincount(codes, minlength=self.codebook_size).to(near.dtype) / len(codes)
+        known = float(self.usage.sum())
+        if known > 0.0:
+            use = torch.lerp(self.usage / known, use, BATCH_SHARE)
+        return (near * (self.codebook_size * use + FAINT_USE).log()).sum()
 
     def vectors_of(self, codes: Tensor) -> Tensor:
         half = self.levels // 2
@@ -96,7 +127,8 @@ class LFQ(Quantizer):
         logits = 4.0 * vectors / self.config.temperature
         high = logits.sigmoid()
         sure = (high * functional.softplus(-logits) + (1 - high) * functional.softplus(logits)).sum(1).mean()
-        left, right = (_joint(part) for part in high.tensor_split(2, dim=1))
+        bits = [torch.stack([1 - column, column], dim=1) for column in high.unbind(1)]
+        left, right = (_together(part, high) for part in (bits[: len(bits) // 2], bits[len(bits) // 2 :]))
         together = left.t() @ right / len(vectors)
         spread = -torch.xlogy(together, together.clamp_min(1e-30)).sum()
         return sure - self.config.diversity * spread
@@ -107,13 +139,14 @@ class LFQ(Quantizer):
         return result
 
 
-def _joint(high: Tensor) -> Tensor:
-    """Probabilities (N, 2^g) of all words of g independent bits, each 1 with probability ``high`` (N, g)."""
-    table = high.new_ones(len(high), 1)
-    for column in high.unbind(1):
-        pair = torch.stack([1 - column, column], dim=1)
-        table = (table[:, :, None] * pair[:, None, :]).flatten(1)
-    return table
+def _together(tables: list[Tensor], like: Tensor) -> Tensor:
+    """Joint probabilities (N, product of L_i) of independent choices (N, L_i), the first changing fastest;
+    N, device and type are those of ``like``.
+    """
+    joint = like.new_ones(len(like), 1)
+    for table in tables:
+        joint = (table[:, :, None] * joint[:, None, :]).flatten(1)
+    return joint
 
 
 class GumbelQuantizer(Quantizer):

@@ -118,6 +118,12 @@ class FSQConfig(Section):
     levels: tuple[Annotated[int, Field(ge=3, le=256)], ...] = Field(
         default=(8, 8, 8, 5, 5), min_length=1, max_length=32, description="levels of each channel"
     )
+    entropy: Weight = Field(
+        default=0.0, description="weight of a loss that asks for equal use of all codes; 0: none"
+    )
+    entropy_temperature: float = Field(
+        default=0.5, gt=0.0, le=100.0, description="squared distance in levels over which a code fades in it"
+    )
     decay: float = Field(
         default=0.99, ge=0.0, lt=1.0, description="moving average of the use of codes, a step"
     )

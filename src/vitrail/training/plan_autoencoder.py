@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrail.kernels.training import train_fast
 from vitrail.models import registry
 from vitrail.models.autoencoders import VQAutoencoder
 from vitrail.models.discriminators import build_discriminator
@@ -61,6 +62,8 @@ def plan_autoencoder(setting: Setting[AutoencoderRecipe]) -> Plan:
     recipe, device = setting.recipe, setting.device
     model = registry.build(recipe.model.kind, recipe.model).to(device)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu" and not recipe.optim.compile:
+        train_fast(model)
     balance = Balance(device)
     modules: dict[str, nn.Module] = {"model": model, "balance": balance}
     optimizers: dict[str, torch.optim.Optimizer] = {"model": adamw(trainable(model), recipe.optim)}

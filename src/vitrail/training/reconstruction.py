@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from vitrail.kernels.training import train_fast
 from vitrail.models.perceptual import load_efficientnet, load_lpips
 from vitrail.recipe.adversarial import ReconstructionObjective
 
@@ -37,6 +38,7 @@ def load_perceptual(objective: ReconstructionObjective, device: torch.device) ->
         lpips = load_lpips().to(device)
         if device.type == "cpu":
             lpips = lpips.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            train_fast(lpips)
         return lambda a, b: lpips(coloured(a), coloured(b))
     network = load_efficientnet().to(device)
     return lambda a, b: feature_distance(network.features(coloured(a)), network.features(coloured(b)))

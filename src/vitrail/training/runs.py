@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,7 @@ def train(
     licence: str | None = None,
     card: str | None = None,
     hooks: Sequence[Hook] = (),
+    clock: Callable[[], float] = time.monotonic,
 ) -> Outcome:
     """Train what ``recipe`` says in ``folder``, going on from its newest whole checkpoint if it has one.
 
@@ -131,6 +133,7 @@ def train(
     quiet: nothing on the screen.
     licence, card: of the exported model; by default made from the recipe.
     hooks: called after the run's own measuring and before its checkpoints.
+    clock: seconds that a time budget counts; ``time.process_time`` on a machine that others use too.
 
     Raises :class:`CheckpointError` (the folder is in use, or no checkpoint is whole), :class:`InputError`
     (the recipe computes something else than the run in this folder), :class:`NonFiniteError`,
@@ -159,7 +162,7 @@ def train(
             atomic_write(folder / "recipe.toml", dump_recipe(session.recipe))
             stack.enter_context(stop)  # until here there is nothing to save: a signal just ends the process
             with contextlib.ExitStack() as logs:
-                _steps(session, logs, sample, [*hooks, saver, stop])
+                _steps(session, logs, sample, [*hooks, saver, stop], clock)
             saver.save(session.state)
         images = session.state.images_seen
         if session.share() < 1.0:
@@ -216,7 +219,11 @@ def _open(
 
 
 def _steps(
-    session: _Session, logs: contextlib.ExitStack, sample: Sampler | None, last: Sequence[Hook]
+    session: _Session,
+    logs: contextlib.ExitStack,
+    sample: Sampler | None,
+    last: Sequence[Hook],
+    clock: Callable[[], float],
 ) -> None:
     """Run :func:`fit` with the run's hooks; ``last`` come after the measuring ones."""
     recipe, folder, state = session.recipe, session.folder, session.state
@@ -262,6 +269,7 @@ def _steps(
             grad_clip=optim.grad_clip,
             precision=optim.precision,
             device=session.device,
+            clock=clock,
         ),
         hooks=[*hooks, *last],
     )
