@@ -390,6 +390,48 @@ a second line about {name}; its caption was added to the first
     关于 {name} 的第二行；其说明文字已并入第一行
 a line of {n#} bytes; allowed are {most#}
     一行有 {n} 字节；最多允许 {most}
+{name} is out of range; allowed {low#} to {high#}
+    {name} 超出范围；允许 {low} 到 {high}
+{name} is not a whole number; allowed {low#} to {high#}
+    {name} 不是整数；允许 {low} 到 {high}
+{name} is not a finite number; allowed {low#} to {high#}
+    {name} 不是有效数字；允许 {low} 到 {high}
+{name} is unknown; allowed are {all}
+    {name} 不存在；可选：{all}
+{name} is unknown; did you mean {near}?; allowed are {all}
+    {name} 不存在；您是指 {near}？可选：{all}
+one of the names is not a setting; did you mean {near}?
+    有一个名称不是设置项；您是指 {near}？
+one of the names is not a setting; remove it
+    有一个名称不是设置项；请去掉
+there is no model of this name; there are: {all}
+    没有这个名称的模型；现有：{all}
+there is no such job; it may have been forgotten
+    没有这个任务；可能已被清除
+there is no such picture; it may have been deleted
+    没有这张图片；可能已被删除
+the body is not valid JSON; numbers have at most {most#} digits
+    请求体不是有效的 JSON；数字最多 {most} 位
+the content of a file is not base64
+    文件内容不是 base64
+pictures are not fetched from addresses; send the content as base64
+    不会从网址获取图片；请以 base64 发送内容
+the body is too large; allowed are {most#} bytes here
+    请求体过大；此处最多 {most} 字节
+the token is missing or wrong
+    缺少令牌或令牌错误
+another page may not use this server; see --allow-origin
+    其他网页不能使用本服务器；参见 --allow-origin
+this server does not answer to that host; see --allow-host
+    本服务器不以该名称提供服务；参见 --allow-host
+{have#} jobs wait already, and {most#} are allowed; try again later
+    已有 {have} 个任务在排队，最多 {most} 个；请稍后再试
+the server cannot write to its disk or database; free some space
+    服务器无法写入磁盘或数据库；请腾出空间
+this idempotency key was used for another request; use a fresh key for each
+    该幂等键已用于另一个请求；每个请求请用新的键
+{names} cannot be used; /openapi.json says what is allowed
+    {names} 无法使用；可用的值见 /openapi.json
 """
 
 _PLACE = re.compile(r"\{(\w+)(#?)\}")
