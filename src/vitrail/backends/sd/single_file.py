@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from vitrail.backends.checkpoints import about, read_checkpoint
 from vitrail.backends.configs import read_yaml
 from vitrail.backends.sd.autoencoder import KLAutoencoder
 from vitrail.backends.sd.conditioning import TextEncoders, Tower
-from vitrail.backends.sd.families import ZeroTerminalVP, family_of
+from vitrail.backends.sd.families import Family, ZeroTerminalVP, family_of
 from vitrail.backends.sd.ldm_shapes import clip_config, unet_config, vae_config
 from vitrail.backends.sd.networks import build_autoencoder, build_text_encoder, build_unet
 from vitrail.backends.sd.parts import OtherVae, Parts
@@ -53,6 +53,8 @@ _OTHERS = (  # names that begin so are of something else
     (("model.diffusion_model.joint_blocks.",), "Stable Diffusion 3, which is not supported"),
     (("model.diffusion_model.double_blocks.", "double_blocks."), "FLUX, which is not supported"),
     (("down_blocks.", "up_blocks.", "mid_block."), "a U-Net of diffusers alone; give the whole folder"),
+    (("input_blocks.", "output_blocks."), "a U-Net alone; give the whole model"),
+    ((_EMA + "diffusion_model",), "a checkpoint of moving averages alone; give the whole model"),
     (("encoder.", "decoder.", "first_stage_model."), "an autoencoder alone; give it with --vae"),
     (("text_model.",), "a text encoder alone; give the whole model"),
     (("string_to_param", "emb_params", "clip_l", "clip_g"), "a textual inversion; name it in the prompt"),
@@ -105,15 +107,17 @@ def _parts(
     predicts: Predicts | None,
     dtype: torch.dtype,
 ) -> Parts:
-    for name in [name for name in tensors if name.startswith(_EMA)]:
-        del tensors[name]  # a second copy of the U-Net, from training
+    averages = _taken(tensors, _EMA)  # a second copy of the U-Net, from training
     unet_weights = _taken(tensors, _UNET)
     if not unet_weights or "input_blocks.0.0.weight" not in unet_weights:
-        raise ArtifactError(_what_else([*tensors, *(_UNET + name for name in unet_weights)]))
+        names = (*(_EMA + name for name in averages), *(_UNET + name for name in unet_weights), *tensors)
+        raise ArtifactError(_what_else(names))
+    _refuse_variants(tensors, unet_weights)
     config = unet_config(_shapes(unet_weights))
     words = standard_words(tokenizer or words_beside(path))
     towers, text_config = _text(tensors, words, xl="addition_embed_type" in config)
     family = family_of(config, text_config)
+    _check_text(family, towers)
     vae_weights = _taken(tensors, _VAE)
     if vae is None and not vae_weights:
         raise ArtifactError("has no autoencoder; give one with --vae")
@@ -155,13 +159,13 @@ def _text(tensors: dict[str, Tensor], words: ClipWords, *, xl: bool) -> tuple[li
     towers: list[Tower] = []
     config: dict[str, Any] = {}
     for prefix in _CLIP:
-        if weights := _taken(tensors, prefix):
+        if weights := _without_pictures(_taken(tensors, prefix)):
             weights.pop("text_projection.weight", None)
             weights.pop("logit_scale", None)
             config = clip_config(_shapes(weights), openclip=False, start=words.start, end=words.end)
             towers.append(_tower(config, weights, words))
     for prefix in _OPENCLIP:
-        if weights := _taken(tensors, prefix):
+        if weights := _without_pictures(_taken(tensors, prefix)):
             weights = openclip_names(weights)
             if not xl:  # SD2 takes the last layer but one: the last is not needed
                 weights.pop("text_projection.weight", None)
@@ -170,7 +174,25 @@ def _text(tensors: dict[str, Tensor], words: ClipWords, *, xl: bool) -> tuple[li
             towers.append(_tower(config, weights, words.padded_with("!")))
     if not towers:
         raise ArtifactError("has no text encoder; give a whole model")
+    if xl and config["hidden_act"] != "gelu":
+        raise ArtifactError("lacks the second text encoder of Stable Diffusion XL; give a whole model")
     return towers, config
+
+
+def _check_text(family: Family, towers: Sequence[Tower]) -> None:
+    """Raise :class:`ArtifactError` where one of SDXL's two text encoders is missing."""
+    wanted = 2 if family.name == "sdxl" else 1
+    if len(towers) != wanted:
+        raise ArtifactError(
+            f"has {len(towers)} text encoder{'s' * (len(towers) > 1)}; {family.label} has {wanted}: "
+            "give a whole model"
+        )
+
+
+def _without_pictures(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """CLIP's half that sees pictures, which some programs store along, is not needed."""
+    seeing = ("vision_model.", "visual.", "visual_projection.")
+    return {name: value for name, value in weights.items() if not name.startswith(seeing)}
 
 
 def _tower(config: Mapping[str, Any], weights: dict[str, Tensor], words: ClipWords) -> Tower:
@@ -331,7 +353,15 @@ def _metadata(path: Path) -> dict[str, str]:
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
-def _what_else(names: list[str]) -> str:
+def _refuse_variants(tensors: Mapping[str, Tensor], unet: Mapping[str, Tensor]) -> None:
+    """Raise :class:`ArtifactError` for what has the names of a Stable Diffusion and is computed otherwise."""
+    if any(name.endswith((".scale_weight", ".scale_input")) for name in unet):
+        raise ArtifactError("has weights of 8 bits beside their scales; give the file in 16 or 32 bits")
+    if any(name.startswith("edm_") for name in tensors):
+        raise ArtifactError("was trained on EDM's noise, which is not supported")
+
+
+def _what_else(names: Sequence[str]) -> str:
     """Say what a file is that is no Stable Diffusion."""
     for prefixes, what in _OTHERS:
         if any(name.startswith(prefixes) for name in names):
