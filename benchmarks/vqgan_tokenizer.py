@@ -117,9 +117,12 @@ def quality(network: nn.Module, pictures: Tensor) -> dict[str, float]:
     return {name: round(total / len(pictures), 4) for name, total in totals.items()}
 
 
-def codebook_use(minutes: float = 10.0, folder: Path | None = None) -> dict[str, Any]:
+def codebook_use(
+    minutes: float = 10.0, folder: Path | None = None, *, scratch: bool = False
+) -> dict[str, Any]:
     """Train a tokenizer of 16,384 codes and count which of them the whole set uses.
 
+    Its encoder and decoder begin with the weights of the shipped tokenizer (2,048 codes) unless ``scratch``.
     Goals: 95 % of the codes, perplexity of half of them. ``training`` counts the pictures of the split
     "train", ``held_out`` those of the split "cell" (fewer positions than codes: it cannot use them all).
     """
@@ -127,9 +130,11 @@ def codebook_use(minutes: float = 10.0, folder: Path | None = None) -> dict[str,
         f"optim.time_budget_minutes={minutes}",
         *(f"run.{key}={json.dumps(value)}" for key, value in QUIET.items()),
     ]
+    if not scratch:
+        changes.append(f"run.warm_start={json.dumps(str(artifacts.find('vqgan') / 'tokenizer'))}")
     recipe = load_recipe(RECIPES / "tokenizer-16384.toml", changes)
-    with tempfile.TemporaryDirectory() as scratch:
-        network, seen = finished(recipe, folder or Path(scratch) / "run")
+    with tempfile.TemporaryDirectory() as temporary:
+        network, seen = finished(recipe, folder or Path(temporary) / "run")
     bank = load_emoji()
     training = pictures_of(bank, bank.indices("train"), recipe.data.size)
     found = usage(network, training)
@@ -143,6 +148,7 @@ def codebook_use(minutes: float = 10.0, folder: Path | None = None) -> dict[str,
         "held_out": usage(network, pictures_of(bank, bank.indices("cell"), recipe.data.size)),
         "quality": quality(network, held_out(256)),
         "minutes": minutes,
+        "from": "nothing" if scratch else "the shipped tokenizer",
         **seen,
     }
 
@@ -181,11 +187,12 @@ def main() -> None:
     parser.add_argument("what", choices=["codebook_use", "tokenizer_vs_taming"])
     parser.add_argument("--minutes", type=float, default=10.0, help="of each training")
     parser.add_argument("--run", type=Path, help="keep the training here (codebook_use)")
+    parser.add_argument("--scratch", action="store_true", help="from random weights (codebook_use)")
     given = parser.parse_args()
     if not default_emoji_folder().is_dir():
         raise SystemExit("the emoji set is not built: vitrail data build emoji")
     if given.what == "codebook_use":
-        print(json.dumps(codebook_use(given.minutes, given.run)))
+        print(json.dumps(codebook_use(given.minutes, given.run, scratch=given.scratch)))
     else:
         print(json.dumps(tokenizer_vs_taming(given.minutes)))
 
