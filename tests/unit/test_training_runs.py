@@ -258,6 +258,24 @@ def test_warm_start_into_a_deeper_network_computes_the_same(tmp_path: Path) -> N
         assert networks[0](*inputs).abs().max() > 0.01
 
 
+def test_warm_start_of_a_quantizer_with_more_channels_computes_the_same() -> None:
+    network = {"architecture": "lean", "downsample": 4, "patch": 4, "widths": [16], "z_channels": 8}
+    made = []
+    for levels in ([4, 3], [4, 3, 5]):
+        torch.manual_seed(len(levels))
+        quantizer = {"kind": "fsq", "levels": levels}
+        shape = {"network": network, "embed_dim": 8, "quantizer": quantizer}
+        made.append(registry.build("vq_autoencoder", shape).eval())
+    line = warm.start_from(made[1], made[0].state_dict())
+    assert "project" not in line
+    pictures = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        before, after = made[0](pictures), made[1](pictures)
+    assert torch.allclose(before.x, after.x, atol=1e-6)
+    assert torch.equal(before.latent.codes, after.latent.codes % 12)
+    assert int(after.latent.codes.max()) >= 12
+
+
 def test_warm_start_from_what_does_not_fit_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="none of the 1 tensors has a name and shape of this model"):
         warm.start_from(nn.Linear(2, 2), {"other": torch.zeros(3)})

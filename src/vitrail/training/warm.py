@@ -42,11 +42,13 @@ def start_from(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
     Learned positions (1, side^2, W) of a model for another picture size are resampled to this one's grid
     (Dosovitskiy et al., arXiv:2010.11929, section 3.2), so training can start small and go on large.
     A network that gained transformer blocks computes what the old one did: the output layers of blocks
-    ("blocks.N.") that the old one lacks are set to zero (Net2Net, arXiv:1511.05641). Raises
+    ("blocks.N.") that the old one lacks are set to zero (Net2Net, arXiv:1511.05641). A quantizer that gained
+    channels behind the old ones keeps those, and the new ones count nothing at first. Raises
     :class:`CheckpointError` if nothing fits.
     """
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     weights = {name: _on_grid_of(own.get(name), name, value) for name, value in weights.items()}
+    weights = {name: _with_channels_of(own.get(name), name, value) for name, value in weights.items()}
     fitting = [name for name, value in weights.items() if name in own and own[name].shape == value.shape]
     if not fitting:
         raise CheckpointError(
@@ -78,3 +80,19 @@ def _on_grid_of(own: Tensor | None, name: str, value: Tensor) -> Tensor:
     grid = value.float().transpose(1, 2).reshape(1, -1, old, old)
     resampled = functional.interpolate(grid, size=(new, new), mode="bilinear", align_corners=False)
     return resampled.flatten(2).transpose(1, 2)
+
+
+def _with_channels_of(own: Tensor | None, name: str, value: Tensor) -> Tensor:
+    """Return a quantizer's projection ``value`` with the further channels of ``own``: those of the way in as
+    they are there, those of the way out zero. Anything else as it is.
+    """
+    way = name.rpartition(".")[0].rpartition(".")[2]
+    axis = {"project_in": 0, "project_out": 1}.get(way)
+    if own is None or axis is None or own.ndim != value.ndim or axis >= value.ndim:
+        return value
+    old, new = list(value.shape), list(own.shape)
+    more = new[axis] - old[axis]
+    if more <= 0 or new[:axis] + new[axis + 1 :] != old[:axis] + old[axis + 1 :]:
+        return value
+    fresh = own.detach().to(value.dtype).narrow(axis, old[axis], more)
+    return torch.cat([value, fresh if way == "project_in" else torch.zeros_like(fresh)], axis)
