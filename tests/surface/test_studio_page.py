@@ -1,153 +1,257 @@
-"""The page in a real browser: first picture, reload, cancel, language, script in what people write."""
+"""The page in a real browser over the real engine: first picture, queue, reload, keyboard, language, width, light."""
 
 from __future__ import annotations
 
-import os
-import sys
+import io
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, PngImagePlugin
+from studio_browser import browser, make, open_page  # noqa: F401
+from studio_hands import COMMAND
+from studio_server import serve_studio
 
-sys.path.insert(0, str(Path(__file__).parent))
-CHROMIUM = Path("/usr/bin/chromium")
-if not CHROMIUM.exists() and "browser" not in os.environ.get("VITRAIL_REQUIRE", ""):
-    pytest.skip("needs Chromium at /usr/bin/chromium", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
-from studio_server import Served  # noqa: E402
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+VIEWS = ("create", "edit", "gallery", "plot", "walk", "codebook", "train", "evaluate", "rate", "models")
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with Served(tmp_path_factory.mktemp("studio"), slow=0.0) as server:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with serve_studio(tmp_path_factory.mktemp("quick"), hands=COMMAND) as server:
         yield server
 
 
-def _open(browser: Any, url: str, **more: Any) -> Any:
-    page = browser.new_page(locale=more.pop("locale", "en-GB"), **more)
-    page.set_default_timeout(15_000)
-    page.foreign = []
-    page.on("request", lambda r: r.url.startswith((url, "blob:", "data:")) or page.foreign.append(r.url))
-    page.errors = []
-    page.on("pageerror", lambda error: page.errors.append(str(error)))
-    page.on("console", lambda m: m.type == "error" and page.errors.append(m.text))
-    page.goto(url)
-    page.wait_for_selector("#go")
-    return page
+def test_the_shipped_model_draws_and_nothing_comes_from_outside(browser: Any, tmp_path: Path) -> None:  # noqa: F811
+    with serve_studio(tmp_path) as server:
+        page = open_page(browser, server.url)
+        make(page, "a red apple", steps=4)
+        page.wait_for_selector("#stage img.result", timeout=120_000)
+        page.wait_for_function("() => document.querySelector('#stage img.result').naturalWidth >= 64")
+        page.click(".views a[href='#gallery']")
+        page.wait_for_selector(".tile img[alt='a red apple']")
+        assert (page.foreign, page.errors) == ([], [])
+        page.close()
 
 
-def _make(page: Any, prompt: str, steps: int | None = None) -> None:
-    page.fill("#prompt", prompt)
-    if steps:
-        page.evaluate("document.querySelector('#more').open = true")
-        page.fill("#f-steps", str(steps))
-    page.click("#go")
-
-
-def test_a_picture_appears_and_nothing_comes_from_outside(browser: Any, served: Served) -> None:
-    page = _open(browser, served.url)
-    _make(page, "a red apple")
+def test_twenty_reloads_and_a_dropped_stream_attach_again_within_two_seconds(browser: Any, quick: Any) -> None:  # noqa: F811
+    page = open_page(browser, quick.url)
+    make(page, "slow blue heart", steps=200)
+    page.wait_for_selector("#queue [data-state=running]")
+    moved = "b => { const p = document.querySelector('#stage .live progress'); return p && (p.getAttribute('value') ?? b) != b }"
+    page.wait_for_function(moved, arg=None)
+    waits = []
+    for turn in range(21):
+        if turn < 20:
+            page.reload()
+        else:
+            page.context.set_offline(True)
+            page.wait_for_selector(".banner:not([hidden])")
+            page.context.set_offline(False)
+        began = time.monotonic()
+        page.wait_for_selector("#stage .live progress[value]")
+        page.wait_for_function(moved, arg=page.get_attribute("#stage .live progress", "value"))
+        waits.append(time.monotonic() - began)
+    assert max(waits) < 2
+    page.click("#stage .cancel")
+    page.wait_for_selector("#queue [data-state=cancelled]", timeout=5000)
+    make(page, "a blue heart", steps=1)
     page.wait_for_selector("#stage img.result")
-    page.wait_for_function("() => document.querySelector('#stage img.result').naturalWidth > 0")
-    page.click("nav a[href='#gallery']")
-    page.wait_for_selector(".tile img[alt='a red apple']")
-    assert (page.foreign, page.errors) == ([], [])
+    page.reload()
+    page.wait_for_selector("#stage img.result", timeout=2000)
     page.close()
 
 
-def test_language_follows_the_browser_and_the_switch_is_remembered(browser: Any, served: Served) -> None:
-    page = _open(browser, served.url, locale="zh-CN")
-    assert page.inner_text("#go").startswith("生成")
-    page.click(".brand .lang")
-    page.wait_for_selector("#go")
+def test_the_queue_is_reordered_and_one_is_cancelled_on_every_page(browser: Any, quick: Any) -> None:  # noqa: F811
+    page = open_page(browser, quick.url)
+    make(page, "slow first", steps=100)
+    page.wait_for_selector("#queue [data-state=running]")
+    for words in ("second", "third"):
+        make(page, words, steps=1)
+        page.wait_for_selector(f"#queue .job:has-text('{words}')")
+    page.click(".views a[href='#models']")
+    page.click("#queue button[aria-label='Move up: third']")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#queue [data-state=queued] .t')].map(e => e.textContent).join() == 'third,second'"
+    )
+    waiting = [job.title for job in quick.engine.jobs(states=frozenset({"queued"}))]
+    assert waiting == ["third", "second"]
+    page.click("#queue button[aria-label='Cancel: second']")
+    page.wait_for_selector("#queue [data-state=cancelled]:has-text('second')")
+    page.click("#queue button[aria-label='Cancel: slow first']")
+    page.wait_for_selector("#queue [data-state=succeeded]:has-text('third')")
+    page.close()
+
+
+def test_many_jobs_leave_the_connections_free(browser: Any, quick: Any) -> None:  # noqa: F811
+    page = open_page(browser, quick.url, "plot")
+    page.fill("#xs", "1, 2, 3, 4, 5, 6")
+    page.fill("#ys", "noto, twemoji")
+    page.click("#go")
+    page.wait_for_function("() => document.querySelectorAll('.cell img').length == 12")
+    assert page.evaluate("() => [...document.querySelectorAll('.cell img')].every(i => i.alt)")
     page.reload()
-    page.wait_for_selector("#go")
+    page.wait_for_function("() => document.querySelectorAll('.cell img').length == 12")
+    requests = [job.request for job in quick.engine.jobs(limit=12)]
+    assert {(r["cfg_scale"], r["style"]) for r in requests} == {(c, s) for c in range(1, 7) for s in ("noto", "twemoji")}
+    assert len({r["seed"] for r in requests}) == 1
+    assert page.errors == []
+    page.close()
+
+
+def test_everything_works_by_keyboard(browser: Any, quick: Any) -> None:  # noqa: F811
+    page = open_page(browser, quick.url)
+    page.wait_for_selector("#model option", state="attached")
+    page.keyboard.press("/")
+    page.keyboard.type("typed 3?")
+    assert page.input_value("#prompt") == "typed 3?"
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#queue .job:has-text('typed 3?')")
+    page.evaluate("() => document.activeElement.blur()")
+    page.keyboard.press("3")
+    page.wait_for_selector(".view-gallery .tile")
+    page.focus(".tile")
+    outline = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog .facts")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    page.uncheck("dialog .check input")
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    assert page.evaluate("() => location.hash") == "#gallery"
+    page.close()
+
+
+def test_language_follows_the_browser_and_the_switch_is_remembered(browser: Any, quick: Any) -> None:  # noqa: F811
+    page = open_page(browser, quick.url, locale="zh-CN")
+    page.wait_for_selector("#model option", state="attached")
+    assert page.inner_text("#go").startswith("生成")
+    assert page.get_attribute("html", "lang") == "zh-CN"
+    page.click(".brand .lang")
+    page.reload()
+    page.wait_for_selector("#model option", state="attached")
     assert page.inner_text("#go").startswith("Create")
     page.close()
 
 
-def test_twenty_reloads_attach_again_and_cancel_stops(browser: Any, tmp_path: Path) -> None:
-    with Served(tmp_path, slow=0.25) as server:
-        page = _open(browser, server.url)
-        _make(page, "a blue heart", steps=200)
-        page.wait_for_selector("[data-state=running]")
-        slowest = 0.0
-        for _ in range(20):
-            page.reload()
-            began = time.monotonic()
-            page.wait_for_selector("#stage .live progress[value]")
-            before = page.get_attribute("#stage .live progress", "value")
-            page.wait_for_function(
-                "b => document.querySelector('#stage .live progress')?.getAttribute('value') != b", arg=before
-            )
-            slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 2
-        page.click("#queue .cancel")
-        page.wait_for_selector("[data-state=cancelled]")
-        page.close()
+def _dropped(**texts: str) -> list[int]:
+    about = PngImagePlugin.PngInfo()
+    for key, text in texts.items():
+        about.add_text(key, text)
+    out = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(out, "PNG", pnginfo=about)
+    return list(out.getvalue())
 
 
-SCRIPT = "<img src=x onerror=window.hit=1><script>window.hit=1</script>"
+_COMFY = {
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 77,
+            "steps": 31,
+            "cfg": 5.5,
+            "sampler_name": "euler_ancestral",
+            "scheduler": "karras",
+            "positive": ["6", 0],
+            "negative": ["7", 0],
+        },
+    },
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a lighthouse"}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "fog"}},
+}
+_INVOKE = {
+    "positive_prompt": "a lighthouse",
+    "negative_prompt": "fog",
+    "seed": 77,
+    "steps": 31,
+    "cfg_scale": 5.5,
+    "scheduler": "euler_a",
+}
+_A1111 = "a lighthouse\nNegative prompt: fog\nSteps: 31, Sampler: Euler a, CFG scale: 5.5, Seed: 77"
 
 
-def test_script_in_a_prompt_stays_text(browser: Any, served: Served) -> None:
-    page = _open(browser, served.url)
-    _make(page, SCRIPT)
-    page.wait_for_selector("#stage img.result[alt*=onerror]")
-    page.click("nav a[href='#gallery']")
-    page.click(".tile:has(img[alt*=onerror])")
-    page.wait_for_selector("dialog .words")
-    assert "onerror" in page.inner_text("dialog")
-    assert page.evaluate("window.hit") is None
-    page.close()
-
-
-def test_control_the_same_text_runs_where_nothing_guards(browser: Any, tmp_path: Path) -> None:
-    with Served(tmp_path, csp="default-src * 'unsafe-inline'") as server:
-        page = _open(browser, server.url)
-        page.evaluate("text => { document.body.innerHTML = text }", SCRIPT)
-        page.wait_for_function("() => window.hit === 1")
-        page.close()
-
-
-def test_a_dropped_picture_fills_the_form(browser: Any, served: Served) -> None:
-    from io import BytesIO
-
-    from PIL import Image, PngImagePlugin
-
-    text = PngImagePlugin.PngInfo()
-    said = "a lighthouse\nNegative prompt: fog\nSteps: 31, Sampler: Euler a, CFG scale: 5.5, Seed: 77"
-    text.add_text("parameters", said)
-    out = BytesIO()
-    Image.new("RGB", (32, 32)).save(out, "PNG", pnginfo=text)
-    page = _open(browser, served.url)
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param({"parameters": _A1111}, id="a1111"),
+        pytest.param({"prompt": json.dumps(_COMFY)}, id="comfyui"),
+        pytest.param({"invokeai_metadata": json.dumps(_INVOKE)}, id="invokeai"),
+    ],
+)
+def test_a_dropped_picture_fills_the_form(browser: Any, quick: Any, texts: dict[str, str]) -> None:  # noqa: F811
+    page = open_page(browser, quick.url, "models")
     page.evaluate(
         "bytes => { const d = new DataTransfer(); d.items.add(new File([new Uint8Array(bytes)], 'a.png'));"
         "dispatchEvent(new DragEvent('drop', {dataTransfer: d, cancelable: true})) }",
-        list(out.getvalue()),
+        _dropped(**texts),
     )
     page.wait_for_function("() => document.querySelector('#prompt')?.value === 'a lighthouse'")
-    assert page.input_value("#seed") == "77"
-    assert page.input_value("#f-steps") == "31"
-    assert page.input_value("#f-sampler") == "euler_ancestral"
+    wanted = {"#seed": "77", "#f-steps": "31", "#f-cfg_scale": "5.5", "#f-sampler": "euler_ancestral"}
+    assert {name: page.input_value(name) for name in wanted} == wanted
+    assert page.input_value("#f-negative_prompt") == "fog"
+    page.close()
+
+
+def test_no_page_is_wider_than_a_phone_and_none_logs_an_error(browser: Any, quick: Any) -> None:  # noqa: F811
+    page = open_page(browser, quick.url, viewport={"width": 360, "height": 740}, locale="zh-CN")
+    make(page, "一只猫")
+    page.wait_for_selector("#stage img.result")
+    wide = {}
+    for view in VIEWS:
+        page.evaluate("view => { location.hash = view }", view)
+        page.wait_for_selector(f"main.view-{view} > *")
+        page.wait_for_timeout(150)
+        wide[view] = page.evaluate("() => document.documentElement.scrollWidth")
+    assert {view: width for view, width in wide.items() if width > 360} == {}
+    assert page.errors == []
+    page.close()
+
+
+CONTRAST = """() => {
+  const channel = v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 };
+  const light = c => .2126 * channel(c[0]) + .7152 * channel(c[1]) + .0722 * channel(c[2]);
+  const read = text => { const c = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+    c.fillStyle = text; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data] };
+  const behind = e => { for (; e; e = e.parentElement) { const c = read(getComputedStyle(e).backgroundColor);
+    if (c[3] === 255) return c; } return [255, 255, 255] };
+  const found = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !e.checkVisibility({opacityProperty: true})) continue;
+    if (e.closest(':disabled, svg, option, .skip, .compare')) continue;
+    const style = getComputedStyle(e), size = parseFloat(style.fontSize);
+    const a = light(read(style.color)), b = light(behind(e)), ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < (size >= 24 || size >= 18.66 && style.fontWeight >= 700 ? 3 : 4.5))
+      found.push(`${e.tagName}.${e.className} ${e.textContent.trim().slice(0, 20)} ${ratio.toFixed(2)}`);
+  }
+  return found;
+}"""
+NAMELESS = """() => [...document.querySelectorAll('button, a[href], input, select, textarea, img')].filter(e => {
+  if (!e.checkVisibility()) return false;
+  if (e.tagName === 'IMG') return !e.hasAttribute('alt');
+  return !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length || e.title);
+}).map(e => e.outerHTML.slice(0, 90))"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast_and_everything_has_a_name(browser: Any, quick: Any, scheme: str) -> None:  # noqa: F811
+    page = open_page(browser, quick.url, color_scheme=scheme, reduced_motion="reduce")
+    make(page, "a cat")
+    page.wait_for_selector("#stage img.result")
+    found: dict[str, Any] = {}
+    for view in VIEWS:
+        page.evaluate("view => { location.hash = view }", view)
+        page.wait_for_selector(f"main.view-{view} > *")
+        page.wait_for_timeout(150)
+        found[view] = [*page.evaluate(CONTRAST), *page.evaluate(NAMELESS)]
+    assert {view: wrong for view, wrong in found.items() if wrong} == {}
+    moving = "() => document.getAnimations().filter(a => a.effect.getComputedTiming().duration > 0).length"
+    assert page.evaluate(moving) == 0
+    # The check itself: grey on grey is found.
+    page.evaluate("() => { document.querySelector('h2').style.color = getComputedStyle(document.body).backgroundColor }")
+    page.evaluate("() => { document.querySelector('h2').style.color = '#888'; document.querySelector('h2').style.background = '#999' }")
+    assert page.evaluate(CONTRAST) != []
     page.close()

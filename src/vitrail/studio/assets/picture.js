@@ -8,7 +8,9 @@ import { singleKeys } from "./keys.js";
 
 /** A picture at a whole number of times its size, so that small ones stay crisp. */
 export function image(picture, { most = 512 } = {}) {
-  const times = Math.max(1, Math.floor(most / Math.max(picture.width || 128, picture.height || 128)));
+  const longest = Math.max(picture.width || 128, picture.height || 128);
+  // Four times a small picture shows its softness more than itself.
+  const times = Math.max(1, Math.min(3, Math.floor(most / longest)));
   const element = h("img", { class: "result", src: api.file(picture.id), alt: picture.prompt || t("notNamed"), width: (picture.width || 128) * times, height: (picture.height || 128) * times });
   return h("div", { class: "frame" }, element);
 }

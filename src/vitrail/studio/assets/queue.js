@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import { fill, h, tried } from "./dom.js";
 import { progress } from "./glass.js";
-import { span, t } from "./i18n.js";
+import { lang, span, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { cancel, ended, jobs, move, onJob, running, waiting } from "./jobs.js";
 import { detail } from "./picture.js";
@@ -23,6 +23,15 @@ function open(job) {
   else if (job.pictures.length) detail(job.pictures[0].id, { siblings: job.pictures.map((picture) => picture.id) });
 }
 
+/** What a row's buttons depend on; as long as it stays the same, the row itself stays and only its figures move. */
+const shape = (job, line) => JSON.stringify([lang, job.state, line.indexOf(job), line.length, job.pictures.length, job.error]);
+
+function update(element, job, line) {
+  element.querySelector(".what small").textContent = state(job, line.indexOf(job));
+  const bar = element.querySelector("progress");
+  if (bar && job.steps) { bar.max = job.steps; bar.value = job.step; }
+}
+
 function row(job, line) {
   const place = line.indexOf(job);
   const button = (name, label, work) => h("button", { type: "button", class: "quiet small", "aria-label": `${label}: ${title(job)}`, title: label, onclick: () => tried(work) }, icon(name));
@@ -40,27 +49,34 @@ function row(job, line) {
 }
 
 export function queuePanel() {
-  const list = h("ol", { class: "jobs" });
+  const list = h("ol", { class: "jobs" }), drawn = new Map(); // job's id -> its row and the shape that it has
   const count = h("b", { class: "count", hidden: true });
   const heading = h("b", { class: "count", hidden: true });
   const element = h("section", { id: "queue", "aria-label": t("queue") },
     h("div", { class: "label-row" }, h("h2", {}, t("queue"), heading),
       h("button", { type: "button", class: "quiet small only-phone", "aria-label": t("close"), onclick: () => element.classList.remove("open") }, icon("close"))),
     list);
-  let drawn = false;
+  let asked = false;
   const draw = () => {
-    drawn = false;
-    // A row that is pressed or focused must not be put in another's place under the finger.
-    const focused = document.activeElement?.closest?.("#queue [data-job]")?.dataset.job;
-    const which = focused && [...document.activeElement.parentElement.children].indexOf(document.activeElement);
+    asked = false;
     const line = waiting(), busy = running().length + line.length;
     const past = [...jobs.values()].filter(ended).sort((a, b) => b.created.localeCompare(a.created)).slice(0, PAST);
-    const rows = [...running(), ...line, ...past];
-    fill(list, rows.length ? rows.map((job) => row(job, line)) : h("li", { class: "note" }, t("idle")));
+    const shown = [...running(), ...line, ...past];
+    // A row that is pressed must not be put in another's place under the finger, nor lose its focus.
+    const focused = document.activeElement?.closest?.("#queue .job")?.dataset.job;
+    const rows = shown.map((job) => {
+      const before = drawn.get(job.id), now = shape(job, line);
+      if (before?.shape !== now) drawn.set(job.id, { element: row(job, line), shape: now });
+      update(drawn.get(job.id).element, job, line);
+      return drawn.get(job.id).element;
+    });
+    for (const id of [...drawn.keys()]) if (!shown.some((job) => job.id === id)) drawn.delete(id);
+    if (!rows.length) fill(list, h("li", { class: "note" }, t("idle")));
+    else if (rows.length !== list.children.length || rows.some((one, i) => one !== list.children[i])) fill(list, rows);
+    if (focused && !document.activeElement?.closest?.("#queue")) drawn.get(focused)?.element.querySelector(".do button, .what:enabled")?.focus();
     for (const badge of [count, heading]) { badge.hidden = busy === 0; badge.textContent = busy; }
-    if (focused) list.querySelector(`[data-job="${CSS.escape(focused)}"] .do`)?.children[Math.max(0, which)]?.focus();
   };
   draw();
-  const stop = onJob(() => { if (!drawn) { drawn = true; requestAnimationFrame(draw); } });
+  const stop = onJob(() => { if (!asked) { asked = true; requestAnimationFrame(draw); } });
   return { element, count, stop, openOnPhone: () => element.classList.toggle("open") };
 }

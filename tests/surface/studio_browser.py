@@ -1,0 +1,59 @@
+"""A headless Chromium for the page's tests, and pages that note what they should not do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+__all__ = ["FLAGS", "browser", "make", "open_page"]
+
+CHROMIUM = Path("/usr/bin/chromium")
+if not CHROMIUM.exists() and "browser" not in os.environ.get("VITRAIL_REQUIRE", ""):
+    pytest.skip("needs Chromium at /usr/bin/chromium", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The browser, one for the tests of a file."""
+    with playwright.sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+def open_page(browser: Any, url: str, view: str = "create", **more: Any) -> Any:
+    """A fresh visitor's page; ``page.errors`` and ``page.foreign`` are what went wrong and went outside."""
+    page = browser.new_page(locale=more.pop("locale", "en-GB"), **more)
+    page.set_default_timeout(20_000)
+    page.foreign, page.errors = [], []
+    page.on("request", lambda r: r.url.startswith((url, "blob:", "data:")) or page.foreign.append(r.url))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and page.errors.append(m.text))
+    page.goto(f"{url}/#{view}")
+    page.wait_for_selector("#main > *")
+    return page
+
+
+def make(page: Any, prompt: str, steps: int | None = None) -> None:
+    """Ask for a picture on the page of Create."""
+    page.wait_for_selector("#model option", state="attached")
+    page.fill("#prompt", prompt)
+    if steps:
+        page.evaluate("() => { document.querySelector('#more').open = true }")
+        page.fill("#f-steps", str(steps))
+    page.click("#go")
