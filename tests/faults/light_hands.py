@@ -1,8 +1,9 @@
-"""A working process for the queue's tests: everything of the real one but the network, so it starts at once.
+"""A working process for the queue's tests: all of the real one but the network, so it starts at once.
 
-The prompt says what happens: ``draw`` makes small pictures of the seed's colour, one step each ``pause`` seconds
-(``draw 0.05``); ``kill``, ``bus``, ``stop`` and ``spin`` end or hang the process; ``fail`` and ``memory`` raise.
-Every picture begun is noted in ``begun.txt`` in the folder, so that a test can see work that nobody wanted.
+The prompt says what happens: ``draw`` makes small pictures of the seed's colour, each step ``pause`` seconds
+(``draw 0.05``); ``kill``, ``bus``, ``stop`` and ``idle`` end or hang the process; ``fail``, ``bug`` and
+``memory`` raise; ``late`` draws and then ends no more. What is begun is noted in ``begun.txt`` in the folder,
+so that a test sees work that nobody wanted.
 """
 
 from __future__ import annotations
@@ -61,6 +62,9 @@ def one(assignment: Assignment, tell: Tell, folder: Path, together: int) -> None
             raise RuntimeError("a mistake")
         case "memory":
             bytearray(1 << 60)
+        case "stubborn":
+            while True:  # works on, whatever it is told
+                hashlib.sha256(bytes(1 << 16))
     draw(assignment, tell, float(rest or 0))
 
 
@@ -86,6 +90,8 @@ def draw(assignment: Assignment, tell: Tell, pause: float) -> None:
         )
         data = picture_bytes(picture(resolved.seed + index), "png", record)
         tell.picture(assignment.id, index, record, ".png", data)
+    if request.prompt == "late":
+        time.sleep(600)
     tell.done(assignment.id, ("a hint",))
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 from vitrail.errors import InputError
@@ -96,6 +97,7 @@ class DurableEngine:
         )
         self._database, self._gallery, self._permits = settings.open()
         self._store = QueueStore(self._database, self._permits, queue_limit)
+        self._work = settings.work
         self._watch = Watch(self._store, 0.05 if self._database.sqlite else 0.1)
         take_back_lost(self._database, self._permits)
         self._workers = [_Beside(settings, number) for number in range(workers)]
@@ -115,6 +117,11 @@ class DurableEngine:
     def database(self) -> Database:
         """The database that everything lies in."""
         return self._database
+
+    @property
+    def work(self) -> Path:
+        """The folder in which long works of this machine's workers leave what they make."""
+        return self._work
 
     def submit(self, request: Model, *, key: str | None = None) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.submit`."""

@@ -193,11 +193,11 @@ class Claims:
             late = sa.select(JOBS.c.id).where(JOBS.c.state == "queued", JOBS.c.lane == lane)
             return connection.execute(late.where(JOBS.c.waiting < before).limit(1)).one_or_none() is not None
 
-    def renew_permit(self, lane: Lane) -> None:
-        """Enqueue one more permit; one every five seconds at most, whoever asks for it."""
+    def renew_permit(self, lane: Lane, name: str | None = None) -> None:
+        """Enqueue one more permit; without a ``name`` one every five seconds at most, whoever asks for it."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            self._permits.add(connection, f"{lane}-{int(now // 5)}", lane)
+            self._permits.add(connection, f"{lane}-{name or int(now // 5)}", lane)
 
     def _mine(self, claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
         return (

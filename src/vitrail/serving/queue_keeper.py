@@ -34,11 +34,13 @@ class Patience:
     """How long a working process may give no sign of life, do nothing, or go on after a cancel, in seconds.
 
     ``silence``: no beat of its own thread. ``stall``: nothing told and (almost) no processor time used.
-    ``cancel``: until a cancelled job has to have stopped by itself.
+    ``cancel``: until a cancelled job has to have stopped by itself. ``start``: until its first word.
     """
 
-    def __init__(self, silence: float = 60.0, stall: float = 180.0, cancel: float = 4.0) -> None:
-        self.silence, self.stall, self.cancel = silence, stall, cancel
+    def __init__(
+        self, silence: float = 60.0, stall: float = 180.0, cancel: float = 4.0, start: float = 300.0
+    ) -> None:
+        self.silence, self.stall, self.cancel, self.start = silence, stall, cancel, start
 
 
 class Keeper:
@@ -49,6 +51,7 @@ class Keeper:
         self._patience = patience
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Line | None = None
+        self._started = False  # whether the process has said a word yet
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         # Linux ends a child with the *thread* that started it (processes.die_with_parent), so one that stays.
@@ -101,7 +104,8 @@ class Keeper:
         _assign(line, claims)
         left = {claim.id for claim in claims}
         cancelled: dict[str, float] = {}
-        watch = _Watch(self._patience, self.pid, long=any(claim.lane == "long" for claim in claims))
+        long = any(claim.lane == "long" for claim in claims)
+        watch = _Watch(self._patience, self.pid, long=long, started=self._started)
         asked = 0.0
         while left:
             if self._stopping.is_set():
@@ -109,6 +113,7 @@ class Keeper:
             while left and line.waits(0.1 if not cancelled else 0.02):
                 head, body = line.receive()
                 watch.heard(head["tell"])
+                self._started = True
                 if head["tell"] in ("alive", "ready"):
                     continue
                 if not handle(head, body) and head["job"] in left:
@@ -141,6 +146,7 @@ class Keeper:
             raise StoppedError("the worker stops")
         if self._process is None or self._line is None or self._process.poll() is not None:
             self._close()
+            self._started = False
             self._process, self._line = self._starter.submit(self._spawn).result()
         return self._line
 
@@ -180,23 +186,25 @@ class Keeper:
 class _Watch:
     """Notices a process that lives and does nothing."""
 
-    def __init__(self, patience: Patience, pid: int | None, long: bool) -> None:
+    def __init__(self, patience: Patience, pid: int | None, *, long: bool, started: bool) -> None:
         self._patience = patience
         self._pid = pid
         self._long = long  # it may wait for processes of its own, whose time is not its own
         self._beat = self._word = time.monotonic()
         self._used = self._cpu()
+        self._started = started
 
     def heard(self, tell: str) -> None:
         self._beat = time.monotonic()
+        self._started = True
         if tell != "alive":
             self._word, self._used = self._beat, self._cpu()
 
     def wrong(self) -> str | None:
         now = time.monotonic()
-        if now - self._beat > self._patience.silence:
+        if now - self._beat > (self._patience.silence if self._started else self._patience.start):
             return f"it gave no sign of life for {now - self._beat:.0f} s"
-        if not self._long and now - self._word > self._patience.stall:
+        if self._started and not self._long and now - self._word > self._patience.stall:
             used = self._cpu()
             if used - self._used < 0.01 * (now - self._word):
                 return f"it did nothing for {now - self._word:.0f} s"

@@ -92,7 +92,8 @@ def serve_permits(database: Database, worker: str, take: Callable[[Lane], None])
         "serializer": dbos.DBOSPortableJSONSerializer(),
         "use_listen_notify": False,
         "scheduler_polling_interval_sec": 3600.0,
-        "notification_listener_polling_interval_sec": 60.0,
+        # We wait for no notification, but for the end of the thread that looks for them when we stop.
+        "notification_listener_polling_interval_sec": 0.2 if database.sqlite else 2.0,
     }
     dbos.DBOS(config=config)
 

@@ -16,6 +16,7 @@ from vitrail.errors import InputError
 from vitrail.files import shown
 from vitrail.request_fields import FileRef, Model, new_seed
 from vitrail.schema import Request
+from vitrail.serving.long_work import LONG_KINDS
 from vitrail.validation import parse
 
 __all__ = ["Lane", "Stored", "read_request", "store_request"]
@@ -42,7 +43,7 @@ class Stored:
 
 def kinds() -> dict[str, type[Model]]:
     """Every kind of request that a job may be, with its model."""
-    return {model.model_fields["kind"].default: model for model in _members(Request)} | _long_kinds()
+    return {model.model_fields["kind"].default: model for model in _members(Request)} | LONG_KINDS
 
 
 def store_request(request: Model) -> Stored:
@@ -62,7 +63,7 @@ def store_request(request: Model) -> Stored:
     files = {file.sha256: file.data for file in _files(request)}
     return Stored(
         kind=kind,
-        lane="long" if kind in _long_kinds() else "pictures",
+        lane="long" if kind in LONG_KINDS else "pictures",
         title=_title(request, kind),
         text=_text(plain),
         digest=digest,
@@ -81,10 +82,6 @@ def read_request(text: str, files: Mapping[str, bytes]) -> Model:
     if model is None:
         raise InputError(f"requests of kind {shown(plain.get('kind'), 40)} are not known to this version")
     return parse(model, _with_files(plain, files))
-
-
-def _long_kinds() -> dict[str, type[Model]]:
-    return {}
 
 
 def _members(union: Any) -> Iterator[type[Model]]:
@@ -133,5 +130,8 @@ def _batch(kind: str, plain: dict[str, Any]) -> str | None:
 def _title(request: Model, kind: str) -> str:
     words = str(getattr(request, "prompt", "") or "")
     if not words:
-        words = next((file.name for file in _files(request)), kind)
+        words = next((file.name for file in _files(request)), "")
+    for name in ("run", "name", "model", "what", "pictures", "data"):  # of a long work
+        words = words or str(getattr(request, name, "") or "")
+    words = words or kind
     return words if len(words) <= _TITLE else words[: _TITLE - 1] + "…"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -15,6 +16,8 @@ from vitrail.codes_schema import WalkRequest
 from vitrail.errors import CancelledError
 from vitrail.runtime import Precision, pick_device
 from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Progress
+from vitrail.serving.long_work import LogLine, LongEvent, LongProgress, LongRequest, SamplePicture
+from vitrail.serving.long_work_run import run_long_work
 from vitrail.serving.queue_hands import Assignment, Tell
 from vitrail.serving.save import ENDINGS, Format, animation_bytes, picture_bytes
 from vitrail.serving.warm_loader import WarmLoader
@@ -54,7 +57,10 @@ class ModelWork:
         """Do what is assigned; see :data:`vitrail.serving.queue_hands.Work`."""
         for assignment in assignments:
             try:
-                self._run(assignment, tell)
+                if assignment.lane == "long":
+                    _work_long(assignment, tell, folder)
+                else:
+                    self._run(assignment, tell)
             except EOFError:
                 raise
             except BaseException as error:  # told to whoever waits for the job
@@ -75,6 +81,27 @@ class ModelWork:
         )
         for event in TASKS[request.kind](request, self._loader, context):
             outcome(event)
+
+
+def _work_long(assignment: Assignment, tell: Tell, folder: Path) -> None:
+    """Do a training, an evaluation and the like; its figures lie in its folder, lines and pictures go here."""
+    job = assignment.id
+    progress = _Seldom(_TELL_EVERY)
+
+    def report(event: LongEvent) -> None:
+        match event:
+            case LongProgress():
+                progress(partial(tell.progress, job, event.done, event.total, event.eta))
+            case LogLine():
+                tell.log(job, event.line)
+            case SamplePicture():
+                with Image.open(io.BytesIO(event.data)) as picture:
+                    tell.preview(job, picture)
+
+    result = run_long_work(cast(LongRequest, assignment.request), report, assignment.cancelled, folder)
+    for path in result.paths:
+        tell.log(job, path)
+    tell.done(job, (result.summary,))
 
 
 class _Outcome:

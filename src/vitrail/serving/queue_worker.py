@@ -66,6 +66,11 @@ class WorkerSettings(Model):
     silence: float = 60.0
     stall: float = 180.0
 
+    @property
+    def work(self) -> Path:
+        """The folder in which long works leave what they make."""
+        return Path(self.folder) / "work"
+
     def open(self) -> tuple[Database, Gallery, Permits]:
         """Open the database, with all its tables, and the gallery."""
         database = Database(self.database, Path(self.folder) / "vitrail.sqlite")
@@ -86,6 +91,16 @@ class Worker:
         self._busy = {lane: threading.Event() for lane in _LANES}
         self._stopping = threading.Event()
 
+    @property
+    def name(self) -> str:
+        """What this worker is called in the queue."""
+        return self._identity.name
+
+    @property
+    def place(self) -> str:
+        """The database, without its password."""
+        return self._database.shown
+
     def run(self) -> None:
         """Take jobs until :meth:`stop` is called from another thread or a signal handler."""
         self._keepers["pictures"].start()  # it loads while we look around
@@ -105,8 +120,8 @@ class Worker:
                 deadline = time.monotonic() + 5
                 while busy.is_set() and time.monotonic() < deadline:
                     time.sleep(0.01)
-            self._unfailing(self._claims.leave)
             stop_permits()
+            self._unfailing(self._leave)
             self._permits.close()
             self._database.close()
 
@@ -129,6 +144,13 @@ class Worker:
                 set_pace(workers)
 
         self._unfailing(care)
+
+    def _leave(self) -> None:
+        """Say good-bye, and leave a permit in place of one that may have come in while we were stopping."""
+        self._claims.leave()
+        for lane in _LANES:
+            if self._claims.overdue(lane, 0.0):
+                self._claims.renew_permit(lane, self._identity.name)
 
     def _unfailing(self, action: Callable[[], object]) -> None:
         """Do what may be left out this time: the database may be full, or away for a while."""
@@ -257,8 +279,7 @@ class Worker:
     def _command(self, descriptor: int) -> Sequence[str]:
         names = {"device", "precision", "memory_budget", "preview_every", "format", "warm"}
         settings = self._settings.model_dump_json(include=names)
-        folder = str(Path(self._settings.folder) / "work")
-        return [*self._settings.hands, str(descriptor), str(os.getpid()), folder, settings]
+        return [*self._settings.hands, str(descriptor), str(os.getpid()), str(self._settings.work), settings]
 
 
 def main() -> None:

@@ -1,0 +1,255 @@
+"""The durable engine with worker processes that die, hang and are told to stop (rows Q3, Q5, M3, E5)."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import light_hands
+import pytest
+
+from vitrail.errors import InputError, UnknownJobError
+from vitrail.provenance import metadata
+from vitrail.schema import TextToImageRequest, parse
+from vitrail.serving.durable import DurableEngine
+from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent
+from vitrail.store.gallery import picture_id
+
+WAIT = 60.0
+
+
+def request(prompt: str = "draw", **settings: Any) -> TextToImageRequest:
+    return parse(TextToImageRequest, {"prompt": prompt, "seed": 7, "steps": 2, **settings})
+
+
+def wait(engine: DurableEngine, id: str) -> Job:
+    """The job once it has ended."""
+    for event in engine.events(id, timeout=WAIT):
+        last = event
+    assert last.job.state in TERMINAL, f"nothing happened for {WAIT} s"
+    return last.job
+
+
+def until(engine: DurableEngine, id: str, found: Callable[[JobEvent], bool]) -> JobEvent:
+    return next(event for event in engine.events(id, timeout=WAIT) if found(event))
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    base = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    made = Path(tempfile.mkdtemp(prefix="vitrail-test-", dir=base))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[DurableEngine]:
+    with DurableEngine(
+        str(folder), hands=light_hands.COMMAND, silence=2.5, stall=2.5, batch=1, device="cpu"
+    ) as made:
+        yield made
+
+
+def test_a_job_is_done_and_its_pictures_are_in_the_gallery(engine: DurableEngine) -> None:
+    contract: JobEngine = engine
+    job = contract.submit(request("draw 0.05", n=2, steps=3))
+    assert (job.state, job.title, job.kind) == ("queued", "draw 0.05", "text_to_image")
+    events = list(contract.events(job.id, timeout=WAIT))
+    assert [event.job.state for event in events if event.type == "state"] == [
+        "queued",
+        "running",
+        "succeeded",
+    ]
+    assert [event.picture for event in events if event.type == "picture"] == [
+        picture_id(job.id, 0),
+        picture_id(job.id, 1),
+    ]
+    steps = [event.job.step for event in events if event.type == "progress"]
+    assert steps == sorted(steps)
+    done = events[-1].job
+    assert (done.step, done.steps, done.hints, done.attempts) == (6, 6, ("a hint",), 1)
+    assert [(one.index, one.seed, one.width) for one in done.pictures] == [(0, 7, 16), (1, 8, 16)]
+    for one in done.pictures:
+        record = metadata.read(engine.gallery.open(one.id)).record
+        assert record is not None
+        assert (record.seed, record.index, record.request.prompt) == (one.seed, one.index, "draw 0.05")
+        assert engine.gallery.get(one.id).job == job.id
+
+
+def test_events_go_on_where_a_reader_left_them(engine: DurableEngine) -> None:
+    job = engine.submit(request("draw 0.1", n=2, steps=4))
+    stream = engine.events(job.id, timeout=WAIT)
+    seen = [next(stream) for _ in range(4)]
+    stream.close()  # type: ignore[attr-defined]
+    assert engine.preview(job.id) is None or engine.preview(job.id).startswith(b"\x89PNG")  # type: ignore[union-attr]
+    rest = list(engine.events(job.id, after=seen[-1].seq, timeout=WAIT))
+    numbers = [event.seq for event in (*seen, *rest)]
+    assert numbers == sorted(set(numbers))
+    assert rest[-1].job.state == "succeeded"
+    assert {event.picture for event in (*seen, *rest) if event.type == "picture"} == {
+        picture_id(job.id, index) for index in (0, 1)
+    }
+    assert list(engine.events(job.id, after=rest[-1].seq)) == []
+
+
+def test_a_stream_ends_when_nothing_happens_for_its_timeout(engine: DurableEngine) -> None:
+    job = engine.submit(request("draw 30"))
+    until(engine, job.id, lambda event: event.job.state == "running")
+    start = time.monotonic()
+    assert list(engine.events(job.id, after=100, timeout=0.3)) == []
+    assert 0.2 < time.monotonic() - start < 5
+    engine.cancel(job.id)
+    with pytest.raises(UnknownJobError):
+        engine.events("nobody")
+
+
+def test_a_cancelled_job_stops_and_the_next_begins_at_once(engine: DurableEngine) -> None:
+    long, following = engine.submit(request("draw 0.2", steps=200)), engine.submit(request(seed=8))
+    until(engine, long.id, lambda event: event.type == "progress")
+    start = time.monotonic()
+    engine.cancel(long.id)
+    assert wait(engine, long.id).state == "cancelled"
+    stopped = time.monotonic()
+    until(engine, following.id, lambda event: event.job.state == "running")
+    assert stopped - start < 2.0  # one step of 0.2 s, on a busy machine
+    assert time.monotonic() - stopped < 1.0
+    assert wait(engine, following.id).state == "succeeded"
+    assert engine.job(long.id).pictures == ()
+    assert engine.gallery.page(job=long.id).pictures == ()
+
+
+def test_work_that_does_not_stop_is_stopped(engine: DurableEngine) -> None:
+    stubborn, following = engine.submit(request("stubborn")), engine.submit(request())
+    until(engine, stubborn.id, lambda event: event.job.state == "running")
+    start = time.monotonic()
+    engine.cancel(stubborn.id)
+    assert wait(engine, stubborn.id).state == "cancelled"
+    assert time.monotonic() - start < 7
+    assert wait(engine, following.id).state == "succeeded"
+
+
+def test_a_job_that_kills_its_workers_is_given_up_after_three_and_the_others_finish(
+    engine: DurableEngine, folder: Path
+) -> None:
+    bad, good = engine.submit(request("kill")), [engine.submit(request(seed=i)) for i in range(3)]
+    job = wait(engine, bad.id)
+    assert (job.state, job.attempts) == ("failed", 3)
+    assert job.error is not None
+    assert job.error.code == "WorkerLost"
+    assert "SIGKILL, most likely for want of memory" in job.error.message
+    assert [wait(engine, one.id).state for one in good] == ["succeeded"] * 3
+    pids = [fact["pid"] for fact in light_hands.begun(folder) if fact["job"] == bad.id]
+    assert len(set(pids)) == 3
+
+
+def test_a_file_cut_short_while_it_is_mapped_kills_the_worker_alone(engine: DurableEngine) -> None:
+    before = os.getpid()
+    job = wait(engine, engine.submit(request("bus")).id)
+    assert job.error is not None
+    assert "SIGBUS, a file it read was cut short" in job.error.message
+    assert wait(engine, engine.submit(request()).id).state == "succeeded"
+    assert os.getpid() == before
+
+
+@pytest.mark.parametrize(("prompt", "said"), [("stop", "gave no sign of life"), ("idle", "did nothing")])
+def test_a_worker_that_hangs_is_noticed(engine: DurableEngine, prompt: str, said: str) -> None:
+    job = wait(engine, engine.submit(request(prompt)).id)
+    assert (job.state, job.attempts) == ("failed", 3)
+    assert job.error is not None
+    assert said in job.error.message
+    assert wait(engine, engine.submit(request()).id).state == "succeeded"
+
+
+def test_out_of_memory_fails_that_job_with_a_reason_and_the_next_succeeds(
+    engine: DurableEngine, folder: Path
+) -> None:
+    jobs = [wait(engine, engine.submit(request(prompt)).id) for prompt in ("memory", "fail", "bug", "draw")]
+    errors = [job.error for job in jobs]
+    assert errors[0] is not None
+    assert errors[1] is not None
+    assert errors[2] is not None
+    assert errors[0].code == "OutOfMemory"
+    assert "not enough memory" in errors[0].message
+    assert (errors[1].code, errors[1].message) == (
+        "InputError",
+        "this request cannot be served; ask for another",
+    )
+    assert errors[2].code == "InternalError"
+    assert "RuntimeError" in errors[2].message
+    assert jobs[3].state == "succeeded"
+    notes = {fact["job"]: fact["pid"] for fact in light_hands.begun(folder)}
+    assert len({notes[job.id] for job in jobs}) == 1  # nobody had to die for it
+
+
+def cancel_at_random_points(engine: DurableEngine, folder: Path, points: int) -> dict[str, int]:
+    """Cancel ``points`` jobs, each at a random moment, with a bystander after each; what became of them."""
+    chance = random.Random(5)
+    found = {"cancelled": 0, "succeeded": 0}
+    for point in range(points):
+        job = engine.submit(request("draw 0.01", seed=point, steps=4))
+        bystander = engine.submit(request(seed=1000 + point, steps=1))
+        time.sleep(chance.random() * 0.2)
+        engine.cancel(job.id)
+        start = time.monotonic()
+        ended = wait(engine, job.id)
+        assert time.monotonic() - start < 5
+        found[ended.state] += 1
+        pictures = engine.gallery.page(job=job.id).pictures
+        # Either the whole job or nothing of it.
+        assert len(pictures) == len(ended.pictures) == (ended.state == "succeeded")
+        other = wait(engine, bystander.id)
+        assert (other.state, len(other.pictures)) == ("succeeded", 1)
+        assert other.started is not None
+        assert ended.ended is not None
+        assert (other.started - ended.ended).total_seconds() < 1
+    files = [path for path in (folder / "pictures").rglob("*") if path.is_file()]
+    assert len(files) == engine.gallery.count()
+    return found
+
+
+def test_a_cancel_at_any_moment_leaves_all_or_nothing_and_touches_nobody_else(
+    engine: DurableEngine, folder: Path
+) -> None:
+    found = cancel_at_random_points(engine, folder, 30)
+    assert found["cancelled"] > 5
+
+
+@pytest.mark.soak
+def test_a_cancel_at_a_hundred_moments(engine: DurableEngine, folder: Path) -> None:
+    cancel_at_random_points(engine, folder, 100)
+
+
+def test_what_waits_is_moved_and_cancelled_while_another_runs(engine: DurableEngine, folder: Path) -> None:
+    first = engine.submit(request("draw 0.2", steps=100))
+    until(engine, first.id, lambda event: event.job.state == "running")
+    a, b, c = (engine.submit(request(seed=i)).id for i in range(3))
+    engine.move(c, before=a)
+    assert engine.cancel(b).state == "cancelled"
+    assert [job.id for job in engine.jobs(states=frozenset({"queued"}))] == [c, a]
+    assert engine.job(a).position == 1
+    engine.cancel(first.id)
+    assert wait(engine, a).state == wait(engine, c).state == "succeeded"
+    begun = [fact["job"] for fact in light_hands.begun(folder)]
+    assert b not in begun
+    assert begun.index(c) < begun.index(a)
+
+
+def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    for wrong in ({"workers": 65}, {"workers": -1}, {"queue_limit": 0}, {"database": "mysql://host/name"}):
+        with pytest.raises(InputError):
+            DurableEngine(str(tmp_path), **wrong)  # type: ignore[arg-type]
+
+
+def test_nothing_heavy_is_loaded_by_those_who_only_ask() -> None:
+    code = "import sys, vitrail.serving.durable, vitrail.serving.queue_worker; print('torch' in sys.modules)"
+    import subprocess
+
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
