@@ -27,7 +27,8 @@ from vitrail.picture_headers import walk_header
 from vitrail.schema import ImageRecord
 from vitrail.store.database import Database
 from vitrail.store.gallery_check import Report, check, file_name
-from vitrail.store.gallery_tables import FTS, PICTURES, TABLES, fts_query, ts_query, words_of
+from vitrail.store.gallery_search import find_postgres, find_sqlite
+from vitrail.store.gallery_tables import FTS, PICTURES, TABLES, facet, fts_query, marked, searchable, ts_query
 from vitrail.store.shared_folder import SharedFolder
 
 __all__ = ["Gallery", "Page", "Picture", "picture_id"]
@@ -127,9 +128,12 @@ class Gallery:
                 if found is not None and not found.lost:
                     return _picture(found)
                 if found is not None:  # made again: in its old place, with its old mark
-                    row |= {"n": found.n, "favourite": found.favourite}
                     connection.execute(sa.delete(PICTURES).where(PICTURES.c.id == id))
+                    row["n"] = found.n
                 connection.execute(sa.insert(PICTURES).values(**row))
+                if found is not None and found.favourite:
+                    again = sa.update(PICTURES).where(PICTURES.c.id == id)
+                    connection.execute(again.values(**marked("favourite", True)))
                 self.folder.write(file_name(id, suffix), data)
         except exc.IntegrityError:
             pass  # another machine was quicker, and its file is the one to keep
@@ -139,7 +143,8 @@ class Gallery:
         """Mark a picture, or take the mark away; :class:`InputError` for an unknown id."""
         self.get(id)
         with self.database.write() as connection:
-            connection.execute(sa.update(PICTURES).where(PICTURES.c.id == id).values(favourite=favourite))
+            row = sa.update(PICTURES).where(PICTURES.c.id == id, PICTURES.c.favourite != favourite)
+            connection.execute(row.values(**marked("favourite", favourite)))
         return self.get(id)
 
     def delete(self, id: str) -> None:
@@ -185,40 +190,31 @@ class Gallery:
         """
         if not 1 <= limit <= MAX_PAGE:
             raise InputError(f"limit {shown(limit, 40)} is out of range; allowed 1 to {MAX_PAGE}")
-        found = sa.select(PICTURES).where(PICTURES.c.lost == lost)
+        found = sa.select(PICTURES).where(PICTURES.c.lost if lost else ~PICTURES.c.lost)
+        facets = [facet(name) for name, on in (("favourite", favourite), ("lost", lost)) if on]
         for column, value in (("model", model), ("kind", kind), ("style", style), ("job", job)):
             if value is not None:
                 if not value.isprintable():  # a NUL or half a character is none for a database to look up
                     return Page((), None)
                 found = found.where(PICTURES.c[column] == value)
+                facets.append(facet(column, value))
         if favourite is not None:
             found = found.where(PICTURES.c.favourite == favourite)
-        order = PICTURES.c.n.desc()
+        words: str | None = None
         if query is not None and query.strip():
-            words = fts_query(query) if self.database.sqlite else ts_query(query)
+            words = fts_query(query, facets) if self.database.sqlite else ts_query(query, facets)
             if words is None:
                 return Page((), None)
-            if self.database.sqlite:
-                # CROSS JOIN keeps SQLite to this order: the words' index from its end, as far as the limit.
-                index = sa.table("pictures_words", sa.column("rowid"))
-                matches = sa.text("pictures_words MATCH :words").bindparams(words=words)
-                found = found.select_from(index.join(PICTURES, PICTURES.c.n == index.c.rowid)).where(matches)
-                order = index.c.rowid.desc()
-                column_n = index.c.rowid
-            else:
-                matches = sa.text("to_tsvector('simple', words) @@ to_tsquery('simple', :words)")
-                found = found.where(matches.bindparams(words=words))
-                column_n = PICTURES.c.n
-        else:
-            column_n = PICTURES.c.n
         with self.database.read() as connection:
+            last = None
             if before is not None:
                 named = sa.select(PICTURES.c.n).where(PICTURES.c.id == before)
-                n = connection.execute(named).scalar_one_or_none() if _ID.fullmatch(before) else None
-                if n is None:
+                last = connection.execute(named).scalar_one_or_none() if _ID.fullmatch(before) else None
+                if last is None:
                     raise InputError("the picture to go on from is not there; begin again without 'before'")
-                found = found.where(column_n < n)
-            rows = connection.execute(found.order_by(order).limit(limit + 1)).all()
+            rows = (find_sqlite if self.database.sqlite else find_postgres)(
+                connection, found, words, last, limit + 1
+            )
         return Page(
             tuple(_picture(row) for row in rows[:limit]),
             str(rows[limit - 1].id) if len(rows) > limit else None,
@@ -287,12 +283,13 @@ class Gallery:
         header = walk_header(io.BytesIO(data), "the picture", _MAX_PIXELS)
         prompt = str(getattr(record.request, "prompt", ""))
         about = f"{prompt} {record.understood_as or ''}"
+        style = getattr(record.request, "style", None)
         return {
             "id": id,
             "job": job,
             "kind": kind,
             "model": record.model_name,
-            "style": getattr(record.request, "style", None),
+            "style": style,
             "prompt": prompt,
             "seed": record.seed,
             "width": header.width,
@@ -303,7 +300,7 @@ class Gallery:
             "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
             "record": record.to_json(),
-            "words": words_of(about),
+            "words": searchable(about, model=record.model_name, kind=kind, style=style, job=job),
             "lost": False,
         }
 

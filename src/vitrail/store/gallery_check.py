@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from vitrail.errors import VitrailError
 from vitrail.schema import ImageRecord
 from vitrail.store.database import Database
-from vitrail.store.gallery_tables import PICTURES
+from vitrail.store.gallery_tables import PICTURES, marked
 from vitrail.store.shared_folder import SharedFolder
 
 __all__ = ["Report", "check", "file_name"]
@@ -138,4 +138,5 @@ def _restore(
 
 def _mark(database: Database, id: str, lost: bool) -> None:
     with database.write() as connection:
-        connection.execute(sa.update(PICTURES).where(PICTURES.c.id == id).values(lost=lost))
+        row = sa.update(PICTURES).where(PICTURES.c.id == id, PICTURES.c.lost != lost)
+        connection.execute(row.values(**marked("lost", lost)))

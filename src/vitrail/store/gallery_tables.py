@@ -4,16 +4,23 @@ SQLite's and PostgreSQL's own ways to cut a text into words know no Chinese, and
 a time (trigrams) cannot find a word of one or two, which most Chinese words are. So the text is cut here:
 Latin words as they are, a run of Chinese as its characters and its pairs of neighbours. A query of two
 characters is then one look-up, one of more is all its pairs together.
+
+What pictures are filtered by (model, style, a mark) stands among the words too, behind a character that no
+query can bring there: a search for a word that all pictures have, of a model that made three, walks one index
+for the two together and not all the pictures.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import Literal
 
 import sqlalchemy as sa
 
-__all__ = ["FTS", "PICTURES", "TABLES", "fts_query", "ts_query", "words_of"]
+__all__ = ["FTS", "PICTURES", "TABLES", "facet", "fts_query", "marked", "searchable", "ts_query", "words_of"]
 
 TABLES = sa.MetaData()
 
@@ -44,7 +51,10 @@ PICTURES = sa.Table(
     sa.Index("pictures_favourite", "favourite", "n"),
     sqlite_autoincrement=True,
 )
-"""One row a picture; ``n`` counts them in the order in which they came. ``words``: :func:`words_of`."""
+"""One row a picture; ``n`` counts them in the order in which they came. ``words``: :func:`searchable`."""
+
+# SQLite uses an index of some rows for a query that says which in the same words.
+sa.Index("pictures_lost", PICTURES.c.lost, sqlite_where=sa.text("lost = 1"), postgresql_where=PICTURES.c.lost)
 
 FTS = {
     "sqlite": (
@@ -55,12 +65,17 @@ FTS = {
         "INSERT INTO pictures_words(rowid, words) VALUES (new.n, new.words); END",
         "CREATE TRIGGER IF NOT EXISTS pictures_removed AFTER DELETE ON pictures BEGIN "
         "INSERT INTO pictures_words(pictures_words, rowid, words) VALUES ('delete', old.n, old.words); END",
+        "CREATE TRIGGER IF NOT EXISTS pictures_marked AFTER UPDATE OF words ON pictures BEGIN "
+        "INSERT INTO pictures_words(pictures_words, rowid, words) VALUES ('delete', old.n, old.words); "
+        "INSERT INTO pictures_words(rowid, words) VALUES (new.n, new.words); END",
     ),
     "postgresql": (
         "CREATE INDEX IF NOT EXISTS pictures_words ON pictures USING gin (to_tsvector('simple', words))",
     ),
 }
-"""What each database needs to search :attr:`words`. ``words`` of a row never change."""
+"""What each database needs to search ``words``."""
+
+_FACET = "\u3400"  # a Chinese character: alone it is a word of its own, and no word begins with it
 
 _CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 _LATIN = re.compile(r"[^\W_]+")
@@ -90,6 +105,25 @@ def words_of(text: str) -> str:
     return " ".join(list(found)[:4000])
 
 
+def searchable(text: str, **facets: str | None) -> str:
+    """Return what the column ``words`` holds: the words of ``text``, and a word for each filter."""
+    return " ".join(
+        [words_of(text), *(facet(name, value) for name, value in facets.items() if value is not None)]
+    )
+
+
+def facet(name: str, value: str = "") -> str:
+    """Return the word that stands for the filter ``name`` having ``value``."""
+    return f"{_FACET}{name}{hashlib.sha256(value.encode()).hexdigest()[:12] if value else ''}"
+
+
+def marked(name: Literal["favourite", "lost"], on: bool) -> dict[str, object]:
+    """Return the values of an update that puts a mark on a picture without it, or takes it off again."""
+    mark = f" {facet(name)}"
+    words = PICTURES.c.words + mark if on else sa.func.replace(PICTURES.c.words, mark, "")
+    return {name: on, "words": words}
+
+
 def _wanted(query: str) -> list[tuple[str, bool]]:
     """The words that must all be there, each with whether its beginning will do."""
     wanted: dict[tuple[str, bool], None] = {}
@@ -101,13 +135,13 @@ def _wanted(query: str) -> list[tuple[str, bool]]:
     return list(wanted)[:40]
 
 
-def fts_query(query: str) -> str | None:
+def fts_query(query: str, facets: Sequence[str] = ()) -> str | None:
     """A search as SQLite's FTS5 reads it; None if it holds no word."""
-    wanted = _wanted(query)
-    return " AND ".join(f'"{word}"{" *" if begins else ""}' for word, begins in wanted) or None
+    wanted = [f'"{word}"{" *" if begins else ""}' for word, begins in _wanted(query)]
+    return " AND ".join([*wanted, *(f'"{word}"' for word in facets)]) if wanted else None
 
 
-def ts_query(query: str) -> str | None:
+def ts_query(query: str, facets: Sequence[str] = ()) -> str | None:
     """A search as PostgreSQL's to_tsquery reads it; None if it holds no word."""
-    wanted = _wanted(query)
-    return " & ".join(f"'{word}'{':*' if begins else ''}" for word, begins in wanted) or None
+    wanted = [f"'{word}'{':*' if begins else ''}" for word, begins in _wanted(query)]
+    return " & ".join([*wanted, *(f"'{word}'" for word in facets)]) if wanted else None
