@@ -12,9 +12,10 @@ from torch import Tensor
 
 from vitrail.errors import CancelledError, InputError, NonFiniteError
 from vitrail.samplers.paths import VP, Flow
-from vitrail.schema import Progress
+from vitrail.schema import Progress, SamplingDefaults, TextToImageRequest
 from vitrail.tasks.context import Context
-from vitrail.tasks.diffusion import Draws, check_sampling, denoise, in_numbers, noise_levels
+from vitrail.tasks.diffusion import Draws, check_sampling, denoise, noise_levels
+from vitrail.tasks.pictures import Order, Piece, in_numbers
 from vitrail.tasks.progress import StepCounter
 
 
@@ -128,19 +129,21 @@ def test_noise_is_each_seeds_own_and_turns_towards_another() -> None:
 def test_what_is_not_finite_is_tried_once_more_in_float32() -> None:
     tried: list[str] = []
 
-    def make(precision: Any) -> str:
+    def make(precision: Any) -> Tensor:
         tried.append(precision)
         if precision != "float32" or len(tried) > 2:
             raise NonFiniteError("no")
-        return "done"
+        return torch.ones(1)
 
     counter = StepCounter(4, Context())
     counter.step(1, 3, 4)
-    assert in_numbers(make, "bfloat16", counter, settings(), 7) == ("done", "float32")
+    request = TextToImageRequest(prompt="a cat").resolve(SamplingDefaults(), seed=7)
+    pieces = [Piece(Order(request, Context(), counter, SimpleNamespace(name="m", sha256="0" * 64)), 0)]
+    assert in_numbers(make, "bfloat16", pieces) == (torch.ones(1), "float32")
     assert tried == ["bfloat16", "float32"]
     assert counter.done == 0
     with pytest.raises(NonFiniteError, match="no finite picture for seed 7, in float32 too"):
-        in_numbers(make, "float32", counter, settings(), 7)
+        in_numbers(make, "float32", pieces)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vitrail.backends.model import Bound, DiffusionModel
-from vitrail.errors import InputError, NonFiniteError
-from vitrail.images import to_pil
+from vitrail.errors import InputError
 from vitrail.models.gan_noise import Latents, slerp
 from vitrail.runtime import Precision, cpu_generator, fast_bfloat16
 from vitrail.samplers.denoisers import Denoiser, with_paired_guidance
@@ -24,9 +23,8 @@ from vitrail.samplers.paths import NoisePath
 from vitrail.samplers.resampling import with_resampling
 from vitrail.samplers.schedules import SCHEDULES, flow_shift
 from vitrail.samplers.solvers import SAMPLERS
-from vitrail.schema import Preview
 from vitrail.tasks.context import Context
-from vitrail.tasks.progress import StepCounter
+from vitrail.tasks.pictures import Told
 
 __all__ = [
     "Draws",
@@ -34,16 +32,12 @@ __all__ = [
     "check_sampling",
     "denoise",
     "first_state",
-    "in_numbers",
     "noise_levels",
     "precision_of",
     "steps_taken",
-    "told",
 ]
 
-T = TypeVar("T")
 Wrapper = Callable[[Denoiser], Denoiser]
-Told = Callable[[int, int, Tensor], None]
 
 
 class Sampling(Protocol):
@@ -142,9 +136,9 @@ def denoise(
     """Walk ``start`` (B, C, h, w), a state at ``sigmas[0]``, down to ``sigmas[-1]``.
 
     ``wrap`` goes around the guided denoiser (a known region). ``told(step, steps, x0)`` hears of every step,
-    counted from 1; every step is walked ``repeats`` times (RePaint). Raises :class:`NonFiniteError` where a
-    step gave no numbers, :class:`~vitrail.errors.CancelledError` before the next network pass after a
-    cancel.
+    counted from 1; every step is walked ``repeats`` times (RePaint). Raises
+    :class:`~vitrail.errors.NonFiniteError` where a step gave no numbers,
+    :class:`~vitrail.errors.CancelledError` before the next network pass after a cancel.
     """
     bound.step, bound.steps = 0, len(sigmas) - 1
     # A network that takes the scale as an input (LCM) answers guided, and its pair is the same twice.
@@ -190,46 +184,6 @@ def _hastened(model: DiffusionModel, bound: Bound, settings: Sampling) -> Abstra
     return reusing()
 
 
-def told(
-    indices: Sequence[int],
-    progress: StepCounter,
-    context: Context,
-    look: Callable[[Tensor], Tensor],
-    before: int = 0,
-) -> Told:
-    """Return what counts the steps of a batch, ``before`` of them already made, and sends previews.
-
-    ``look`` makes pictures (B, 3, H, W) of the states that a step predicts.
-    """
-
-    def after(step: int, steps: int, x0: Tensor) -> None:
-        progress.step(len(indices), before + step, before + steps)
-        if context.preview_every and step % context.preview_every == 0:
-            for index, picture in zip(indices, to_pil(look(x0)), strict=True):
-                context.report(Preview(index=index, step=before + step, picture=picture))
-
-    return after
-
-
-def in_numbers(
-    make: Callable[[Precision], T], precision: Precision, progress: StepCounter, settings: Sampling, seed: int
-) -> tuple[T, Precision]:
-    """Return what ``make`` gives and the precision that it was made in: float32 where less gave no numbers.
-
-    Raises :class:`NonFiniteError` where float32 gives none either.
-    """
-    try:
-        return make(precision), precision
-    except NonFiniteError as error:
-        if precision == "float32":
-            raise _no_numbers(settings, seed) from error
-        progress.rewind()
-        try:
-            return make("float32"), "float32"
-        except NonFiniteError as again:
-            raise _no_numbers(settings, seed) from again
-
-
 def precision_of(context: Context) -> Precision:
     """Return the precision to compute in: the context's, or bfloat16 where the device is fast with it."""
     if context.precision != "auto":
@@ -247,10 +201,3 @@ def check_sampling(request: object, name: str, path: NoisePath) -> None:
         raise InputError(f"schedule {schedule} is not for model {name}; use one of {', '.join(SCHEDULES)}")
     if shift not in (None, 1.0) and path.name != "flow":
         raise InputError(f"shift is not for model {name}, whose noise is not a flow's; leave it out")
-
-
-def _no_numbers(settings: Sampling, seed: int) -> NonFiniteError:
-    return NonFiniteError(
-        f"the model gave no finite picture for seed {seed}, in float32 too; "
-        f"try a cfg_scale below {settings.cfg_scale:g}, more steps than {settings.steps} or another sampler"
-    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -26,7 +27,7 @@ from vitrail.images import to_pil, to_tensor
 from vitrail.models.latent import Posterior
 from vitrail.runtime import Precision
 from vitrail.samplers.denoisers import Denoiser
-from vitrail.schema import Done, Event, PictureDone
+from vitrail.schema import Done, Event
 from vitrail.tasks.additions import controls_of, public_names
 from vitrail.tasks.canvas import Canvas, canvas_around, working_size
 from vitrail.tasks.context import Context
@@ -36,18 +37,16 @@ from vitrail.tasks.diffusion import (
     check_sampling,
     denoise,
     first_state,
-    in_numbers,
     noise_levels,
     precision_of,
     steps_taken,
-    told,
 )
 from vitrail.tasks.loading import Loader
 from vitrail.tasks.masks import blended, box_around, filled, held, read_mask, release_levels
 from vitrail.tasks.opening import open_diffusion
+from vitrail.tasks.pictures import Order, Piece, batch_size, drawn, pieces_of, told
 from vitrail.tasks.progress import StepCounter
 from vitrail.tasks.reconstruct import open_picture
-from vitrail.tasks.records import record_of
 
 __all__ = ["Drawing", "draw_over", "edit"]
 
@@ -150,36 +149,19 @@ def draw_over(
         with context.timed("text"):
             conditioning = model.read(resolved.prompt, resolved.negative_prompt, resolved.style)
         hints.extend(conditioning.hints)
-        taken = steps_taken(settings.steps, drawing.strength)
-        progress = StepCounter(taken * resolved.n, context)
-        batch = context.batch_size or (1 if context.device.type == "cpu" else 16)
-        for start in range(0, resolved.n, batch):
-            indices = range(start, min(start + batch, resolved.n))
+        progress = StepCounter(steps_taken(settings.steps, drawing.strength) * resolved.n, context)
+        order = Order(resolved, context, progress, model, conditioning.understood_as, tuple(hints))
+        job = _Job(settings, model, stage, drawing, conditioning, context)
 
-            def make(precision: Precision, indices: Sequence[int] = indices) -> Tensor:
-                job = _Job(resolved, settings, model, stage, drawing, conditioning, context, progress)
-                return _drawn(job, indices, precision)
+        def finish(state: Tensor, precision: Precision) -> list[Image.Image]:
+            painted = stage.canvas.decode(state, precision, context.check).cpu()
+            return [to_pil(_put_back(one, drawing, stage))[0] for one in painted]
 
-            with context.timed("denoise"):
-                state, precision = in_numbers(
-                    make, precision_of(context), progress, settings, resolved.seed + indices[0]
-                )
-            progress.keep()
-            with context.timed("decode"):
-                painted = stage.canvas.decode(state, precision, context.check).cpu()
-                pictures = [_put_back(one, drawing, stage) for one in painted]
-            for index, pixels in zip(indices, pictures, strict=True):
-                record = record_of(
-                    resolved,
-                    index,
-                    context,
-                    model_name=model.name,
-                    model_sha256=model.sha256,
-                    precision=precision,
-                    understood_as=conditioning.understood_as,
-                    hints=tuple(hints[:16]),
-                )
-                yield PictureDone(index=index, record=record, picture=to_pil(pixels)[0])
+        made = drawn(
+            pieces_of(order), batch_size(context), precision_of(context), partial(_drawn, job), finish
+        )
+        for _, event in made:
+            yield event
     yield Done(seconds=time.monotonic() - started, hints=tuple(hints))
 
 
@@ -187,25 +169,23 @@ def draw_over(
 class _Job:
     """What the batches of a request share."""
 
-    resolved: ResolvedEdit | ResolvedInpaint
     settings: Sampling
     model: DiffusionModel
     stage: _Stage
     drawing: Drawing
     conditioning: Conditioning
     context: Context
-    progress: StepCounter
 
 
-def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
-    """Return the states of the pictures with ``indices``.
+def _drawn(job: _Job, pieces: Sequence[Piece], precision: Precision) -> Tensor:
+    """Return the states of ``pieces``.
 
     Noise is drawn as diffusers' pipelines draw it from the same generator: for the encoded picture, for the
     start, for the masked picture of a model that was trained to inpaint, then by the sampler.
     """
     model, stage, drawing, context = job.model, job.stage, job.drawing, job.context
     canvas, settings, device = stage.canvas, job.settings, job.context.device
-    draws = Draws([job.resolved.seed + index for index in indices], canvas.shape)
+    draws = Draws([piece.seed for piece in pieces], canvas.shape)
     whole = drawing.strength == 1.0
     mask = None if stage.mask is None else stage.mask.to(device)
     trained = model.needs_known and mask is not None
@@ -250,7 +230,6 @@ def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
         return held(inner, known, release, (begin, fresh) if whole else None)
 
     look = canvas.glance if getattr(settings, "fast", False) else canvas.look
-    listen = told(indices, job.progress, context, look)
     with canvas.seams_closed():
         return denoise(
             model,
@@ -260,7 +239,7 @@ def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
             settings,
             noise=draws,
             context=context,
-            told=listen,
+            told=told(pieces, look),
             wrap=wrap,
             repeats=drawing.repeats,
         )

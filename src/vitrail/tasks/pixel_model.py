@@ -6,11 +6,12 @@ in as well as out, the canvas reduces them to that size (:mod:`vitrail.tasks.can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from vitrail.backends.model import Conditioning, Control, KnownPicture
 from vitrail.errors import InputError
@@ -53,39 +54,94 @@ class _Asked:
     style: str | None
 
 
+def _all() -> None:
+    """Say that every picture is still wanted."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the network is told: prompt and negative prompt of each of P pictures, or, for P = 1, of all.
+
+    ``states`` (2, P, T, width), ``mask`` and ``ids`` (2, P, T), ``styles`` (P,). ``present``: asked before
+    every pass, says which of the P pictures are still wanted; None for all of them.
+    """
+
+    states: Tensor
+    mask: Tensor
+    ids: Tensor
+    styles: Tensor
+    present: Callable[[], list[int] | None] = _all
+
+    @classmethod
+    def of(cls, reading: Reading) -> Words:
+        """The words of one prompt."""
+        styles = torch.full((1,), reading.style, device=reading.states.device)
+        return cls(reading.states[:, None], reading.mask[:, None], reading.ids[:, None], styles)
+
+    @classmethod
+    def of_each(cls, readings: Sequence[Reading], present: Callable[[], list[int] | None]) -> Words:
+        """The words of each of several pictures; the shorter are filled up with words that are not there."""
+        longest = max(reading.ids.shape[1] for reading in readings)
+
+        def filled(tensors: list[Tensor]) -> Tensor:
+            margins = [(0, 0) * (tensor.ndim - 2) + (0, longest - tensor.shape[1]) for tensor in tensors]
+            return torch.stack([functional.pad(*pair) for pair in zip(tensors, margins, strict=True)], 1)
+
+        return cls(
+            filled([reading.states for reading in readings]),
+            filled([reading.mask for reading in readings]),
+            filled([reading.ids for reading in readings]),
+            torch.tensor([reading.style for reading in readings], device=readings[0].states.device),
+            present,
+        )
+
+
 @dataclass
 class PixelBound:
     """A pixel-space network with its words bound; see :class:`vitrail.backends.model.Bound`."""
 
     model: TextToImageModel
-    reading: Reading
+    words: Words
     precision: Precision
     step: int = 0
     steps: int = 1
-    _sketches: dict[tuple[int, int], Sketch | None] = field(default_factory=dict)
+    _sketches: dict[tuple[int, ...], Sketch | None] = field(default_factory=dict)
 
     def cond(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Return x0 for the prompt."""
-        return self._network(x, sigma, slice(0, 1))
+        return self._answers(x, sigma, 1)[0]
 
     def pair(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Return x0 for the prompt and for the negative prompt, from one batch."""
-        wanted, unwanted = self._network(x, sigma, slice(0, 2)).chunk(2)
+        wanted, unwanted = self._answers(x, sigma, 2)
         return wanted, unwanted
 
-    def _network(self, x: Tensor, sigma: Tensor, rows: slice) -> Tensor:
-        """Run the rows of the reading (wanted, unwanted) over the state x (B, ...) in one batch."""
-        count, copies = len(x), rows.stop - rows.start
-        states, mask, ids = (
-            tensor[rows].repeat_interleave(count, dim=0)
-            for tensor in (self.reading.states, self.reading.mask, self.reading.ids)
-        )
+    def _answers(self, x: Tensor, sigma: Tensor, copies: int) -> tuple[Tensor, ...]:
+        """Return x0 (B, ...) for the prompts and, for two ``copies``, for the negative prompts.
+
+        What is no longer wanted costs nothing and is grey.
+        """
+        rows = self.words.present()
+        if rows is None or len(rows) == len(x):
+            return self._network(x, sigma, copies, None).chunk(copies)
+        answers = self._network(x[rows], sigma[rows], copies, rows).chunk(copies)
+        return tuple(torch.zeros_like(x).index_copy(0, torch.tensor(rows), answer) for answer in answers)
+
+    def _network(self, x: Tensor, sigma: Tensor, copies: int, rows: list[int] | None) -> Tensor:
+        """Run the network over the state x (B, ...), ``rows`` of all that have words, in one batch."""
+        count, words = len(x), self.words
+
+        def spread(tensor: Tensor) -> Tensor:
+            each = tensor[:copies] if rows is None else tensor[:copies, rows]
+            return each.expand(-1, count, *each.shape[2:]).flatten(0, 1)
+
+        states, mask, ids = spread(words.states), spread(words.mask), spread(words.ids)
         # The unwanted side keeps the style: guidance strengthens the words, and a style without words was
         # seen in training far more often than neither.
-        styles = torch.full((count * copies,), self.reading.style, device=x.device)
+        styles = spread(words.styles.expand(copies, -1))
         x, sigma = x.repeat(copies, 1, 1, 1), sigma.repeat(copies)
         path = self.model.path
-        network, key = self.model.network, (copies, count)
+        network, key = self.model.network, (copies, count, *(rows or ()))
         with autocast(x.device, self.precision):
             if key not in self._sketches:
                 self._sketches[key] = network.sketch(states, mask, styles)
@@ -120,6 +176,12 @@ class PixelModel:
         reading = read_prompt(asked, self.name, self.inner.text, self.styles)
         return Conditioning(reading, reading.understood_as, reading.hints)
 
+    def together(
+        self, conditionings: Sequence[Conditioning], present: Callable[[], list[int] | None]
+    ) -> Conditioning:
+        """Return the words of a batch whose pictures have each their own; see :class:`Words`."""
+        return Conditioning(Words.of_each([each.payload for each in conditionings], present))
+
     def bind(
         self,
         conditioning: Conditioning,
@@ -133,7 +195,8 @@ class PixelModel:
         """Return the denoiser; :class:`InputError` for a ControlNet, which is for Stable Diffusion."""
         if controls:
             raise InputError(f"control is not for model {self.name}, which draws pixels; leave it out")
-        return PixelBound(self.inner, conditioning.payload, precision)
+        payload = conditioning.payload
+        return PixelBound(self.inner, payload if isinstance(payload, Words) else Words.of(payload), precision)
 
     def enlarge(self, pixels: Tensor, factor: int, precision: Precision) -> Tensor:
         """Return pictures (B, 3, H, W) ``factor`` times larger; a factor that :attr:`sizes` allows."""

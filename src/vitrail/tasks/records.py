@@ -11,7 +11,7 @@ import torch
 from vitrail.schema import ImageRecord, ResolvedRequest, ResolvedTextToImage
 from vitrail.tasks.context import Context
 
-__all__ = ["record_of", "versions"]
+__all__ = ["record_of", "seed_at", "versions"]
 
 
 def record_of(
@@ -29,7 +29,7 @@ def record_of(
     return ImageRecord(
         request=request,
         index=index,
-        seed=request.seed_of(index) if isinstance(request, ResolvedTextToImage) else request.seed + index,
+        seed=seed_at(request, index),
         model_name=model_name,
         model_sha256=model_sha256,
         versions=versions(),
@@ -39,6 +39,11 @@ def record_of(
         understood_as=understood_as,
         hints=hints[:16],
     )
+
+
+def seed_at(request: ResolvedRequest, index: int) -> int:
+    """Return the seed of picture ``index`` of ``request``."""
+    return request.seed_of(index) if isinstance(request, ResolvedTextToImage) else request.seed + index
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vitrail.backends.model import Conditioning, Control, DiffusionModel
@@ -18,7 +19,7 @@ from vitrail.errors import InputError
 from vitrail.files import shown
 from vitrail.images import to_pil
 from vitrail.runtime import Precision, autocast
-from vitrail.schema import Done, Event, PictureDone, ResolvedTextToImage, TextToImageRequest
+from vitrail.schema import Done, Event, ResolvedTextToImage, TextToImageRequest
 from vitrail.tasks import gan_generation
 from vitrail.tasks.additions import controls_of, public_names, refuse_additions
 from vitrail.tasks.between import Enlarge, enlarger
@@ -30,20 +31,18 @@ from vitrail.tasks.diffusion import (
     check_sampling,
     denoise,
     first_state,
-    in_numbers,
     noise_levels,
     precision_of,
     steps_taken,
-    told,
 )
 from vitrail.tasks.loading import Loader, TokenModel
 from vitrail.tasks.opening import open_model
+from vitrail.tasks.pictures import Order, Piece, batch_size, drawn, pieces_of, told
 from vitrail.tasks.progress import StepCounter
 from vitrail.tasks.reading import read_prompt
-from vitrail.tasks.records import record_of
 from vitrail.tasks.token_generation import code_grid, passes, sample_tokens
 
-__all__ = ["text_to_image"]
+__all__ = ["Job", "plan_job", "text_to_image"]
 
 #: Settings that say nothing to a kind of model, with the value that asks for nothing.
 _FOR_DIFFUSION = {"cfg_rescale": 0.0, "shift": 1.0}
@@ -81,6 +80,27 @@ def text_to_image(request: TextToImageRequest, loader: Loader, context: Context)
 def _from_noise(request: TextToImageRequest, model: DiffusionModel, context: Context) -> Iterator[Event]:
     """Make the pictures with a diffusion model."""
     started = time.monotonic()
+    resolved, canvas, larger, enlarge = plan_job(request, model, context)
+    with torch.inference_mode():
+        with context.timed("text"):
+            conditioning = model.read(resolved.prompt, resolved.negative_prompt, resolved.style)
+        job = Job(resolved, request, model, canvas, larger, enlarge, lambda _: conditioning, context)
+        progress = StepCounter(job.steps * resolved.n, context)
+        order = Order(resolved, context, progress, model, conditioning.understood_as, conditioning.hints)
+        for _, event in drawn(
+            pieces_of(order), batch_size(context), precision_of(context), job.draw, job.finish
+        ):
+            yield event
+    yield Done(seconds=time.monotonic() - started, hints=conditioning.hints)
+
+
+def plan_job(
+    request: TextToImageRequest, model: DiffusionModel, context: Context
+) -> tuple[ResolvedTextToImage, Canvas, Canvas | None, Enlarge]:
+    """Return what of a request does not hang on its words: settings, canvases, what enlarges between them.
+
+    Raises :class:`InputError` for what the model does not have.
+    """
     _refuse(request, model.name, "draws pixels", _FOR_CODES | _FOR_GANS)
     check_sampling(request, model.name, model.path)
     # What is recorded tells nobody where the model lies on this machine.
@@ -89,45 +109,16 @@ def _from_noise(request: TextToImageRequest, model: DiffusionModel, context: Con
         model, resolved.width, resolved.height, tile=resolved.tile, seamless=resolved.seamless
     )
     larger = _larger(resolved, model)
-    enlarge = enlarger(request.hires_upscaler if larger is not None else None, context)
-    with torch.inference_mode():
-        with context.timed("text"):
-            conditioning = model.read(resolved.prompt, resolved.negative_prompt, resolved.style)
-        batch = context.batch_size or (1 if context.device.type == "cpu" else 16)
-        once = resolved.steps + (0 if larger is None else _second(resolved)[1])
-        progress = StepCounter(once * resolved.n, context)
-        for start in range(0, resolved.n, batch):
-            indices = range(start, min(start + batch, resolved.n))
-
-            def make(precision: Precision, indices: Sequence[int] = indices) -> Tensor:
-                job = _Job(resolved, request, model, canvas, larger, enlarge, conditioning, context, progress)
-                return _drawn(job, indices, precision)
-
-            with context.timed("denoise"):
-                state, precision = in_numbers(
-                    make, precision_of(context), progress, resolved, resolved.seed_of(indices[0])
-                )
-            progress.keep()
-            with context.timed("decode"):
-                pictures = to_pil((larger or canvas).decode(state, precision, context.check))
-            for index, picture in zip(indices, pictures, strict=True):
-                record = record_of(
-                    resolved,
-                    index,
-                    context,
-                    model_name=model.name,
-                    model_sha256=model.sha256,
-                    precision=precision,
-                    understood_as=conditioning.understood_as,
-                    hints=conditioning.hints,
-                )
-                yield PictureDone(index=index, record=record, picture=picture)
-    yield Done(seconds=time.monotonic() - started, hints=conditioning.hints)
+    return resolved, canvas, larger, enlarger(request.hires_upscaler if larger is not None else None, context)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What the batches of a request share; ``request`` holds the contents of files, ``resolved`` does not."""
+class Job:
+    """What the batches of a request share; ``request`` holds the contents of files, ``resolved`` does not.
+
+    ``words``: what the model is told for a batch. Of several requests with the same settings ``resolved`` and
+    ``request`` are any one.
+    """
 
     resolved: ResolvedTextToImage
     request: TextToImageRequest
@@ -135,31 +126,43 @@ class _Job:
     canvas: Canvas
     larger: Canvas | None
     enlarge: Enlarge
-    conditioning: Conditioning
+    words: Callable[[Sequence[Piece]], Conditioning]
     context: Context
-    progress: StepCounter
+
+    @property
+    def steps(self) -> int:
+        """Steps of one picture."""
+        return self.resolved.steps + (0 if self.larger is None else _second(self.resolved)[1])
+
+    def draw(self, pieces: Sequence[Piece], precision: Precision) -> Tensor:
+        """Return the states of ``pieces``, of the second pass where there is one."""
+        return _drawn(self, pieces, precision)
+
+    def finish(self, state: Tensor, precision: Precision) -> list[Image.Image]:
+        """Return the pictures of states."""
+        return to_pil((self.larger or self.canvas).decode(state, precision, self.context.check))
 
 
-def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
-    """Return the states of the pictures with ``indices``, of the second pass where there is one."""
+def _drawn(job: Job, pieces: Sequence[Piece], precision: Precision) -> Tensor:
     resolved, request, model, context = job.resolved, job.request, job.model, job.context
     canvas, larger = job.canvas, job.larger
+    conditioning = job.words(pieces)
     draws = Draws(
-        [resolved.seed_of(index) for index in indices],
+        [piece.seed for piece in pieces],
         canvas.shape,
-        [(resolved.subseed or 0) + index for index in indices],
+        [(getattr(piece.order.request, "subseed", None) or 0) + piece.index for piece in pieces],
         resolved.subseed_strength,
     )
     sigmas = noise_levels(resolved, model.path)
     start = first_state(resolved, model.path, draws.first(context.device), float(sigmas[0]))
     bound = canvas.bind(
-        job.conditioning,
+        conditioning,
         precision,
         context.check,
         known=canvas.nothing_known(context.device),
         controls=_controls(request, canvas, context),
     )
-    listen = told(indices, job.progress, context, canvas.glance if resolved.fast else canvas.look)
+    listen = told(pieces, canvas.glance if resolved.fast else canvas.look)
     with canvas.seams_closed():
         state = denoise(model, bound, start, sigmas, resolved, noise=draws, context=context, told=listen)
     if larger is None:
@@ -173,14 +176,14 @@ def _drawn(job: _Job, indices: Sequence[int], precision: Precision) -> Tensor:
     if len(sigmas) < 2:
         return known
     bound = larger.bind(
-        job.conditioning,
+        conditioning,
         precision,
         context.check,
         known=larger.nothing_known(context.device),
         controls=_controls(request, larger, context),
     )
     look = larger.glance if resolved.fast else larger.look
-    listen = told(indices, job.progress, context, look, before=resolved.steps)
+    listen = told(pieces, look, before=resolved.steps)
     start = model.path.noised(known, draws(known), float(sigmas[0]))
     with larger.seams_closed():
         return denoise(model, bound, start, sigmas, settings, noise=draws, context=context, told=listen)
@@ -236,33 +239,20 @@ def _from_codes(request: TextToImageRequest, model: TokenModel, context: Context
         with context.timed("text"):
             reading = read_prompt(resolved, model.name, model.text, model.styles)
             before = codes_before(model, request.control, grid)
-        batch = context.batch_size or (1 if context.device.type == "cpu" else 16)
         progress = StepCounter(passes(resolved, model, grid) * resolved.n, context)
-        for start in range(0, resolved.n, batch):
-            indices = range(start, min(start + batch, resolved.n))
+        order = Order(resolved, context, progress, model, reading.understood_as, reading.hints)
 
-            def make(precision: Precision, indices: Sequence[int] = indices) -> Tensor:
-                return sample_tokens(
-                    resolved, model, reading, indices, grid, precision, context, progress, before
-                )
+        def draw(pieces: Sequence[Piece], precision: Precision) -> Tensor:
+            indices = [piece.index for piece in pieces]
+            return sample_tokens(
+                resolved, model, reading, indices, grid, precision, context, progress, before
+            )
 
-            with context.timed("denoise"):
-                pixels, precision = in_numbers(make, wanted, progress, resolved, resolved.seed)
-            progress.keep()
-            with context.timed("decode"):
-                pictures = to_pil(_enlarged(pixels, model, factor, precision, context.check))
-            for index, picture in zip(indices, pictures, strict=True):
-                record = record_of(
-                    resolved,
-                    index,
-                    context,
-                    model_name=model.name,
-                    model_sha256=model.sha256,
-                    precision=precision,
-                    understood_as=reading.understood_as,
-                    hints=reading.hints,
-                )
-                yield PictureDone(index=index, record=record, picture=picture)
+        def finish(pixels: Tensor, precision: Precision) -> list[Image.Image]:
+            return to_pil(_enlarged(pixels, model, factor, precision, context.check))
+
+        for _, event in drawn(pieces_of(order), batch_size(context), wanted, draw, finish):
+            yield event
     yield Done(seconds=time.monotonic() - started, hints=reading.hints)
 
 
