@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+import vitrail
 from vitrail.errors import InputError, VitrailError
 from vitrail.request_fields import Model, Name
 from vitrail.store import artifacts
@@ -19,6 +20,7 @@ __all__ = ["Fetching", "make_shelf"]
 #: Kinds of model folders that draw pictures from words, and those that see pictures as codes.
 _DRAWS = frozenset({"shell_dit", "token_transformer", "dcgan", "biggan", "vae"})
 _TOKENIZERS = frozenset({"token_transformer", "vq_autoencoder"})
+_MAX_ENLARGEMENT = 4  # as in vitrail.tasks.loading
 _FOREIGN_SIZES = ((512, 512), (768, 512), (512, 768), (768, 768))
 
 
@@ -106,15 +108,17 @@ def make_shelf() -> APIRouter:
 
 def _folders() -> list[dict[str, Any]]:
     """vitrail's own model folders; a damaged one says so and hides no other."""
-    from vitrail.tasks.loading import SHIPPED, style_names
+    # Not from vitrail.tasks.loading: a server imports no torch.
+    from vitrail.serving.http_models import styles_of
 
+    shipped = Path(vitrail.__file__).parent / "shipped"
     rows = []
     for name, folder in artifacts.available().items():
         row: dict[str, Any] = {
             "name": name,
             "here": True,
             "kind": "",
-            "shipped": folder.is_relative_to(SHIPPED.parent),
+            "shipped": folder.is_relative_to(shipped),
         }
         try:
             manifest = artifacts.read_manifest(folder, verify=False)
@@ -122,7 +126,7 @@ def _folders() -> list[dict[str, Any]]:
                 "kind": manifest.kind,
                 "size": sum(entry.size for entry in manifest.files.values()),
                 "licence": manifest.licence,
-                "styles": list(style_names(folder, manifest)),
+                "styles": list(styles_of(folder, manifest)),
                 "sizes": _sizes(folder, manifest),
                 "draws": manifest.kind in _DRAWS,
                 "tokenizer": manifest.kind in _TOKENIZERS,
@@ -185,8 +189,6 @@ def _words(entry: Entry) -> dict[str, Any]:
 
 def _sizes(folder: Path, manifest: artifacts.Manifest) -> list[list[int]]:
     """Squares that a pixel model makes: its own size, then what its enlarger reaches."""
-    from vitrail.tasks.loading import MAX_ENLARGEMENT
-
     native = manifest.config.get("image_size")
     if manifest.kind != "shell_dit" or not isinstance(native, int):
         return []
@@ -194,7 +196,7 @@ def _sizes(folder: Path, manifest: artifacts.Manifest) -> list[list[int]]:
     enlarger = folder / "upsampler"
     if (enlarger / artifacts.MANIFEST_NAME).is_file():
         scale = artifacts.read_manifest(enlarger, verify=False).config.get("scale", 2)
-        while isinstance(scale, int) and scale > 1 and sides[-1] * scale <= native * MAX_ENLARGEMENT:
+        while isinstance(scale, int) and scale > 1 and sides[-1] * scale <= native * _MAX_ENLARGEMENT:
             sides.append(sides[-1] * scale)
     return [[side, side] for side in sides]
 
