@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from vitrail.errors import InputError
+from vitrail.files import shown
 from vitrail.recipe.kinds import KINDS, Recipe
 
 __all__ = ["dump_recipe", "load_recipe", "parse_recipe", "recipe_differences"]
@@ -47,7 +48,7 @@ def parse_recipe(
         _apply(merged, override)
     kind = merged.get("kind")
     if kind not in KINDS:
-        raise InputError(f"{origin}: kind is {kind!r}; choose {_either(KINDS)}")
+        raise InputError(f"{origin}: kind is {shown(repr(kind), 80)}; choose {_either(KINDS)}")
     _check_keys(merged, KINDS[kind], origin)
     try:
         return KINDS[kind].model_validate(merged)
@@ -138,7 +139,7 @@ def _check_keys(table: Mapping[str, Any], model: type[BaseModel], origin: str, p
                 leaves = {name.rpartition(".")[2]: name for name in _all_keys(root)}
                 near = near or [leaves[name] for name in difflib.get_close_matches(key, leaves, 1)]
                 hint = f"did you mean {near[0]!r}?" if near else f"allowed: {_either(model.model_fields)}"
-                raise InputError(f"{origin}: key {prefix + key!r} is unknown; {hint}")
+                raise InputError(f"{origin}: key {shown(repr(prefix + key), 120)} is unknown; {hint}")
             inner = model.model_fields[key].annotation
             if isinstance(value, Mapping) and isinstance(inner, type) and issubclass(inner, BaseModel):
                 pending.append((value, inner, f"{prefix}{key}."))
