@@ -9,12 +9,9 @@ from typing import Any
 
 import pytest
 
-__all__ = ["FLAGS", "browser", "make", "open_page"]
+__all__ = ["FLAGS", "drop", "launched", "make", "open_page"]
 
 CHROMIUM = Path("/usr/bin/chromium")
-if not CHROMIUM.exists() and "browser" not in os.environ.get("VITRAIL_REQUIRE", ""):
-    pytest.skip("needs Chromium at /usr/bin/chromium", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
 
 FLAGS = [
     "--no-sandbox",
@@ -27,10 +24,15 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """The browser, one for the tests of a file."""
-    with playwright.sync_playwright() as p:
+def launched() -> Iterator[Any]:
+    """The browser. Tests are skipped without one, unless VITRAIL_REQUIRE names "browser"."""
+    if "browser" not in os.environ.get("VITRAIL_REQUIRE", ""):
+        if not CHROMIUM.exists():
+            pytest.skip(f"needs Chromium at {CHROMIUM}")
+        pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield chromium
         chromium.close()
@@ -57,3 +59,13 @@ def make(page: Any, prompt: str, steps: int | None = None) -> None:
         page.evaluate("() => { document.querySelector('#more').open = true }")
         page.fill("#f-steps", str(steps))
     page.click("#go")
+
+
+def drop(page: Any, data: bytes, name: str = "a.png") -> None:
+    """Drop a file onto the page."""
+    page.evaluate(
+        "([bytes, name]) => { const d = new DataTransfer();"
+        "d.items.add(new File([new Uint8Array(bytes)], name));"
+        "dispatchEvent(new DragEvent('drop', {dataTransfer: d, cancelable: true})) }",
+        [list(data), name],
+    )

@@ -1,7 +1,7 @@
 """A working process for the page's tests: everything of the real one but the network, so it starts at once.
 
-Any prompt gives small pictures in the seed's colour. One that begins with ``slow`` takes a third of a second for
-each step; one that begins with ``fail`` fails, and its words stand in the error.
+Any prompt gives small pictures in the seed's colour. One that begins with ``slow`` takes a third of a second
+for each step; one that begins with ``fail`` fails, and its words stand in the error.
 """
 
 from __future__ import annotations

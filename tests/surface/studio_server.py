@@ -15,14 +15,13 @@ __all__ = ["serve_studio"]
 
 
 def serve_studio(
-    folder: Path, *, hands: Sequence[str] | None = None, csp: str = CSP, **places: Any
+    folder: Path, *, hands: Sequence[str] | None = None, csp: str = CSP, workers: int = 1, **places: Any
 ) -> Served:
-    """A server with the page and one worker, everything below ``folder``; a context manager.
+    """A server with the page and a worker, everything below ``folder``; a context manager.
 
     ``hands``: command of the working process, where it is not the real one; ``csp``: the page's policy;
     ``places``: further fields of :class:`~vitrail.studio.places.Places`.
     """
-    engine: dict[str, Any] = {"workers": 1} | ({} if hands is None else {"hands": tuple(hands)})
-    own = {"runs": folder / "runs", "reports": folder / "reports"} | places
-    kept = Places(folder / "studio", **own)
+    engine: dict[str, Any] = {"workers": workers} | ({} if hands is None else {"hands": tuple(hands)})
+    kept = Places(folder / "studio", **places)
     return Served(folder, engine=engine, page_policy=csp, add=lambda app: add_studio(app, kept))

@@ -14,19 +14,20 @@ import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from vitrail.data.contact_sheet import contact_sheet
-from vitrail.data.inspect import InspectReport, inspect
 from vitrail.errors import CancelledError, InputError, VitrailError
 from vitrail.files import atomic_write, check_space, ensure_folder
 from vitrail.images import MAX_PIXELS
 from vitrail.picture_headers import walk_header
 from vitrail.request_fields import Model, Text
 from vitrail.studio.places import Places
+
+if TYPE_CHECKING:  # it brings torch, which a server does not need to start
+    from vitrail.data.inspect import InspectReport
 
 __all__ = ["body_of", "make_folders"]
 
@@ -66,6 +67,7 @@ class Inspection:
 
     def run(self) -> None:
         """Look through the folder; what it found, or why it could not, is kept."""
+        from vitrail.data.inspect import inspect
 
         def progress(done: int, total: int, what: str) -> None:
             self.done, self.total, self.what = done, total, what
@@ -139,6 +141,11 @@ def make_folders(places: Places) -> APIRouter:
             raise InputError("there is no such folder; make one first")
         data = await body_of(request.stream(), MAX_PICTURE)
         return {"name": _keep(folder, name, data)}
+
+    @router.post("/folders/path")
+    def path(body: FolderName) -> dict[str, str]:
+        """The path by which a long work finds a folder: an upload's, or the one that is named and allowed."""
+        return {"path": str(folder_of(places, body.folder).resolve())}
 
     @router.post("/inspections", status_code=202)
     def look(body: FolderName) -> dict[str, Any]:
@@ -222,6 +229,8 @@ def _row(folder: Path) -> dict[str, Any]:
 
 def _sheet(report: InspectReport) -> bytes:
     from PIL import Image
+
+    from vitrail.data.contact_sheet import contact_sheet
 
     shown = [one for one in report.samples if one.id in report.thumbnails]
     pictures = [Image.open(io.BytesIO(report.thumbnails[one.id]), formats=["WEBP"]) for one in shown]

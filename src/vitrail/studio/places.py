@@ -14,15 +14,25 @@ __all__ = ["Places"]
 class Places:
     """Folders of the studio.
 
-    ``home``: votes and uploaded pictures. ``runs``, ``reports``: what trainings and evaluations leave behind,
-    as their commands do. ``roots``: folders of pictures may be named below these only; None, for a server
-    that nobody but its own machine reaches, allows whatever its user may read.
+    ``home``: votes and uploaded pictures. ``work``: what long works leave behind
+    (:mod:`vitrail.serving.long_work`), by default beside ``home``. ``roots``: folders
+    of pictures may be named below these only; None, for a server that nobody but its own machine reaches,
+    allows whatever its user may read.
     """
 
     home: Path
-    runs: Path = Path("runs")
-    reports: Path = Path("out")
+    work: Path | None = None
     roots: tuple[Path, ...] | None = None
+
+    @property
+    def runs(self) -> Path:
+        """The trainings."""
+        return (self.work or self.home.parent / "work") / "runs"
+
+    @property
+    def reports(self) -> Path:
+        """The reports of evaluations."""
+        return (self.work or self.home.parent / "work") / "reports"
 
     @property
     def votes(self) -> Path:

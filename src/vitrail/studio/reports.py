@@ -25,6 +25,7 @@ __all__ = ["REPORT_CSP", "make_reports"]
 REPORT_CSP = POLICY + "; sandbox allow-scripts; frame-ancestors 'self'"
 """The report's own policy (one script, by its hash), and a sandbox that is no origin's."""
 
+_HEADERS = {"Content-Security-Policy": REPORT_CSP, "X-Frame-Options": "SAMEORIGIN"}
 _MAX = 64 << 20
 
 
@@ -54,11 +55,7 @@ def make_reports(places: Places) -> APIRouter:
                     html = (folder / "report.html").read_bytes()
                 except OSError as error:
                     raise InputError("the page of this report is gone") from error
-                return Response(
-                    html,
-                    media_type="text/html; charset=utf-8",
-                    headers={"Content-Security-Policy": REPORT_CSP},
-                )
+                return Response(html, media_type="text/html; charset=utf-8", headers=_HEADERS)
         raise InputError("there is no such report; its folder may have been removed")
 
     return router

@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,10 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
-from vitrail.errors import InputError
+from vitrail.errors import ArtifactError, InputError
+from vitrail.files import atomic_folder, ensure_folder
+from vitrail.serving.long_work import run_name
+from vitrail.store import artifacts
 from vitrail.studio.places import Places
 
 __all__ = ["find_run", "make_runs", "run_id"]
@@ -52,6 +56,11 @@ def make_runs(places: Places) -> APIRouter:
             "recipe": _text(folder / "recipe.toml"),
         }
 
+    @router.post("/runs/{id}/keep", status_code=201)
+    def keep(id: str) -> dict[str, str]:
+        """Put the finished model of a run among the models, where requests find it by its name."""
+        return {"name": _keep(find_run(places, id))}
+
     @router.get("/runs/{id}/samples/{name}")
     def sample(id: str, name: str) -> FileResponse:
         """A sample grid as a PNG."""
@@ -61,6 +70,30 @@ def make_runs(places: Places) -> APIRouter:
         raise InputError("there is no such sample")
 
     return router
+
+
+def _keep(run: Path) -> str:
+    """Copy a run's model into the models folder and return its name; the same model again changes nothing."""
+    model = run / "model"
+    weights = artifacts.read_manifest(model).files[artifacts.WEIGHTS_NAME].sha256
+    for name, folder in artifacts.available().items():
+        if folder.name == run.name and _sha256(folder) == weights:
+            return name
+    name, number = run_name(run.name), 1
+    while name in artifacts.available():
+        number += 1
+        name = f"{run_name(run.name)}-{number}"
+    size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
+    with atomic_folder(ensure_folder(artifacts.home()) / name, needed=size) as folder:
+        shutil.copytree(model, folder, dirs_exist_ok=True)
+    return name
+
+
+def _sha256(folder: Path) -> str | None:
+    try:
+        return artifacts.read_manifest(folder, verify=False).files[artifacts.WEIGHTS_NAME].sha256
+    except (ArtifactError, KeyError):
+        return None
 
 
 def run_id(name: str) -> str:
@@ -110,7 +143,7 @@ def _short(places: Places, folder: Path) -> dict[str, Any]:
         "share": 1.0 if finished else min(1.0, share),
         "loss": {key: value for key, value in last.items() if key.startswith("loss/")},
         "state": "finished" if finished else "running" if _locked(folder) else "stopped",
-        "model": str(folder / "model") if finished else None,
+        "model": finished,
         "changed": max(
             (path.stat().st_mtime for path in (log, folder / "recipe.toml") if path.exists()), default=0.0
         ),
@@ -201,10 +234,6 @@ def _recipe(path: Path) -> dict[str, Any] | None:
         if not line.startswith("#"):
             break
         head.append(line.lstrip("# ").rstrip())
-    data = tables.get("data", {})
-    return {
-        "file": path.name,
-        "kind": tables["kind"],
-        "about": " ".join(head),
-        "source": data.get("source", ""),
-    }
+    source = tables.get("data", {}).get("source", "")
+    about = {"file": path.name, "kind": tables["kind"], "about": " ".join(head), "source": source}
+    return about | {"text": _text(path)}

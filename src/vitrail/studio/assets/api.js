@@ -1,10 +1,10 @@
 // The only place that knows addresses of the server.
-import { t } from "./i18n.js";
+import { lang, t } from "./i18n.js";
 
 async function call(path, options = {}) {
   let answer;
   try {
-    answer = await fetch(path, options);
+    answer = await fetch(path, { ...options, headers: { "accept-language": lang, ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw Object.assign(new Error(t("unreachable")), { offline: true });
@@ -66,12 +66,14 @@ export const addToFolder = (id, name, blob) =>
   call(studio(`folders/${at(id)}/files?name=${at(name)}`), {
     method: "POST", headers: { "content-type": "application/octet-stream" }, body: blob,
   });
+export const folderPath = async (folder) => (await post(studio("folders/path"), { folder })).path;
 export const inspect = (folder) => post(studio("inspections"), { folder });
 export const inspection = (id) => call(studio(`inspections/${at(id)}`));
 export const inspectionSheet = (id) => studio(`inspections/${at(id)}/sheet`);
 export const recipes = () => call(studio("recipes"));
 export const runs = () => call(studio("runs"));
 export const run = (id) => call(studio(`runs/${at(id)}`));
+export const keepModel = (id) => post(studio(`runs/${at(id)}/keep`));
 export const runSample = (id, name) => studio(`runs/${at(id)}/samples/${at(name)}`);
 export const reports = () => call(studio("reports"));
 export const report = (id) => studio(`reports/${at(id)}/page`);

@@ -10,6 +10,8 @@ import { icon } from "./icons.js";
 import { ended, onJob, submit } from "./jobs.js";
 import { modelList } from "./shelf.js";
 
+const SETS = new Set(["emoji", "fashion-mnist"]); // built sets go by their names
+
 export function evaluateView(main, chosen) {
   const list = h("ul", { class: "runs" }), body = h("section", { class: "pane stack" });
   const draw = () => tried(async () => {
@@ -67,14 +69,16 @@ function newEvaluation(body) {
   const limit = h("input", { id: "limit", type: "number", min: 2, max: 100000, value: 500 });
   let models = [];
   const start = () => tried(async () => {
-    const request = { kind: "evaluate", ...(limit.value && { limit: Number(limit.value) }), ...(against.value.trim() && { against: against.value.trim() }) };
+    const request = { kind: "evaluate", language: lang, ...(limit.value && { limit: Number(limit.value) }) };
+    const reference = against.value.trim();
+    if (reference) request.against = SETS.has(reference) ? reference : await api.folderPath(reference);
     if (form.what === "model") {
       const lines = prompts.value.split("\n").map((line) => line.trim()).filter(Boolean);
       if (!lines.length) return toast(t("needPrompts"), { bad: true });
       Object.assign(request, { model: form.model, prompts: lines, seeds: form.seeds });
     } else {
       if (!folder.value()) return toast(t("needFolder"), { bad: true });
-      request.folder = folder.value();
+      request.pictures = await api.folderPath(folder.value());
     }
     await submit(request);
     toast(t("evaluationStarted"));

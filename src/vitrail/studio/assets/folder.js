@@ -44,6 +44,7 @@ export function folderPicker(label, changed = () => {}) {
     element: h("div", { class: "stack" }, labelled(label, path), where,
       h("div", { class: "row" }, input, h("label", { for: "folder-files", class: "button" }, icon("folder"), t("upload")), uploaded), state),
     value: () => path.value.trim() || uploaded.value,
+    name: () => path.value.trim().replace(/[\\/]+$/, "").split(/[\\/]/).pop() || uploaded.selectedOptions[0]?.textContent.replace(/ ?[(（].*$/, "") || "",
   };
 }
 

@@ -81,6 +81,7 @@ export const LAB = {
   stopRun: ["Stop", "停止"],
   resumeRun: ["Go on", "继续"],
   tryModel: ["Draw with it", "用它画图"],
+  preparing: ["Looking at the pictures and building the network…", "正在检查图片并构建网络……"],
   run_finished: ["finished", "已完成"],
   run_running: ["training", "训练中"],
   run_stopped: ["stopped", "已停止"],

@@ -4,7 +4,6 @@ import { labelled, select } from "./controls.js";
 import { charts } from "./curves.js";
 import { fill, h, toast, tried } from "./dom.js";
 import { folderPicker, lookThrough } from "./folder.js";
-import { rose } from "./glass.js";
 import { span, t, when } from "./i18n.js";
 import { icon } from "./icons.js";
 import { cancel, ended, jobs, onJob, submit } from "./jobs.js";
@@ -44,18 +43,19 @@ function newRun(body, open, left) {
   const found = h("div", { class: "stack" }), recipes = h("div"), name = h("input", { id: "run-name", placeholder: t("nameHint"), pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]{0,60}" });
   const length = h("input", { id: "run-images", type: "number", min: 100, step: 100, placeholder: t("lengthHint") });
   const picker = folderPicker(t("folder"));
-  let recipe = "";
+  let recipe = null;
   const look = () => tried(async () => {
     if (!picker.value()) return toast(t("needFolder"), { bad: true });
     return lookThrough(found, picker.value(), left);
   });
   const start = () => tried(async () => {
-    const data = picker.value();
-    if (!data && !recipe) return toast(t("needFolder"), { bad: true });
-    const job = await submit({ kind: "train", ...(data && { data }), ...(recipe && { recipe }), ...(name.value.trim() && { name: name.value.trim() }),
-      ...(length.value && { set: [`optim.until_images=${Math.round(Number(length.value))}`] }) });
+    const folder = picker.value();
+    if (!folder && !recipe) return toast(t("needFolder"), { bad: true });
+    const data = folder ? await api.folderPath(folder) : null;
+    const run = runName(name.value.trim() || (recipe ? recipe.file.replace(/\.toml$/, "") : picker.name()));
+    await submit({ kind: "train", run, ...(data && { data }), ...(recipe && { recipe: recipe.text }), ...(length.value && { changes: [`optim.until_images=${Math.round(Number(length.value))}`] }) });
     toast(t("started"));
-    open(job.id);
+    open(`run:${run}`);
     return undefined;
   });
   fill(body, h("h2", {}, t("newRun")),
@@ -66,38 +66,40 @@ function newRun(body, open, left) {
     const rows = await api.recipes();
     const about = h("small", {}, t("suggested"));
     const choice = select([["", t("recipeAuto")], ...rows.map((one) => [one.file, `${one.file.replace(/\.toml$/, "")} (${one.kind.replaceAll("_", " ")})`])], "", (value) => {
-      recipe = value;
-      about.textContent = value ? rows.find((one) => one.file === value).about : t("suggested");
+      recipe = rows.find((one) => one.file === value) ?? null;
+      about.textContent = recipe?.about ?? t("suggested");
     }, { id: "recipe" });
     fill(recipes, labelled(t("recipe"), choice), about);
   });
   return () => {};
 }
 
+/** A run by its id, or by its name while its folder is still to come (`run:NAME`). */
 function showRun(body, asked, drawList) {
-  let id = asked, gone = false, timer, drawn = null, place = null;
+  let gone = false, timer, drawn = null, place = null, name = asked.startsWith("run:") ? asked.slice(4) : null, id = name ? null : asked;
   const head = h("div", { class: "stack" }), curves = h("div", { class: "curves" }), grids = h("div", { class: "stack" }), log = h("div", { class: "log", role: "log", hidden: true });
   const recipe = h("details", {}, h("summary", {}, t("recipe")));
   fill(body, head, curves, grids, log, recipe);
   const names = { loss: t("loss"), images_per_second: t("speed"), learning_rate: t("learningRate") };
-  const jobOf = (run) => [...jobs.values()].filter((job) => job.kind === "train" && (job.id === asked || job.request?.run === run?.name || job.request?.name === run?.name)).sort((a, b) => b.created.localeCompare(a.created))[0];
+  const latestJob = () => [...jobs.values()].filter((job) => job.kind === "train" && job.request?.run === name).sort((a, b) => b.created.localeCompare(a.created))[0];
 
   const draw = async () => {
-    const job = jobs.get(asked);
-    if (job) id = await runOf(job);
-    if (!id) return fill(head, waitingHead(job));
-    const run = await api.run(id), now = jobOf(run);
-    const going = now && !ended(now);
+    if (jobs.has(asked)) name = jobs.get(asked).request.run; // the queue names a job
+    id = jobs.has(asked) || !id ? (await drawList()).find((one) => one.name === name)?.id : id;
+    const run = id ? await api.run(id) : null;
+    name = run?.name ?? name;
+    const job = latestJob(), going = job && !ended(job);
+    const stop = going ? h("button", { type: "button", class: "cancel", onclick: () => tried(() => cancel(job.id)) }, icon("pause"), t("stopRun")) : null;
+    if (!run) return fill(head, h("h2", {}, name ?? t("train")), h("p", { class: job?.error ? "bad" : "" }, job?.error?.message ?? t(job?.state === "running" ? "preparing" : job?.state ?? "queued")), going ? h("progress", { "aria-label": name }) : null, stop);
     fill(head,
-      h("div", { class: "row" }, h("h2", {}, run.name), h("span", { class: run.state === "finished" ? "badge here" : "badge" }, t(`run_${run.state}`))),
+      h("div", { class: "row" }, h("h2", {}, run.name), h("span", { class: run.state === "finished" ? "badge here" : "badge" }, t(`run_${going ? "running" : run.state}`))),
       h("p", { class: "note" }, [run.kind.replaceAll("_", " "), run.source, when(run.changed * 1000)].filter(Boolean).join(" · ")),
       h("progress", { max: 1, value: run.share, "aria-label": run.name }),
-      h("p", {}, [t("seen", { n: run.images.toLocaleString() }), run.until && t("ofAll", { n: run.until.toLocaleString() }), run.seconds && span(run.seconds), going && now.eta != null && t("left", { time: span(now.eta) })].filter(Boolean).join(" · ")),
-      now?.error ? h("p", { class: "bad" }, now.error.message) : null,
-      h("div", { class: "row" },
-        going ? h("button", { type: "button", class: "cancel", onclick: () => tried(() => cancel(now.id)) }, icon("pause"), t("stopRun")) : null,
-        run.state === "stopped" && now && !going ? h("button", { type: "button", onclick: () => tried(async () => { await submit(now.request); toast(t("started")); }) }, icon("play"), t("resumeRun")) : null,
-        run.model ? h("a", { class: "button main", href: `#create/${encodeURIComponent(run.model)}`, onclick: forgetModels }, icon("create"), t("tryModel")) : null));
+      h("p", {}, [t("seen", { n: run.images.toLocaleString() }), run.until && t("ofAll", { n: run.until.toLocaleString() }), run.seconds && span(run.seconds), going && job.eta != null && t("left", { time: span(job.eta) })].filter(Boolean).join(" · ")),
+      job?.error ? h("p", { class: "bad" }, job.error.message) : null,
+      h("div", { class: "row" }, stop,
+        run.state === "stopped" && !going ? h("button", { type: "button", onclick: () => tried(async () => { await submit({ kind: "train", run: run.name, recipe: run.recipe }); toast(t("started")); await draw(); }) }, icon("play"), t("resumeRun")) : null,
+        run.model ? h("button", { type: "button", class: "main", onclick: () => tried(async () => { const kept = await api.keepModel(run.id); forgetModels(); location.hash = `create/${encodeURIComponent(kept.name)}`; }) }, icon("create"), t("tryModel")) : null));
     const key = JSON.stringify([run.images, run.samples.length]);
     if (key !== drawn) {
       drawn = key;
@@ -117,7 +119,6 @@ function showRun(body, asked, drawList) {
     show(Math.min(place.at, last));
     return fill(grids, h("div", { class: "label-row" }, h("h3", {}, t("samples")), out), last ? range : null, image);
   };
-  const waitingHead = (job) => [h("h2", {}, job?.title || t("train")), h("p", { class: job?.error ? "bad" : "" }, job?.error?.message ?? t(job?.state ?? "queued")), rose({ share: 0 }).element];
   const loop = async () => {
     if (gone) return;
     await tried(draw);
@@ -125,15 +126,12 @@ function showRun(body, asked, drawList) {
   };
   loop();
   const stop = onJob((job, event) => {
-    if (job.kind !== "train" || (job.id !== asked && job.id !== jobOf({ name: null })?.id)) return;
+    if (job.kind !== "train" || job.request?.run !== name) return;
     if (event?.message) { log.hidden = false; log.append(`${event.message}\n`); log.scrollTop = log.scrollHeight; }
-    if (ended(job)) { forgetModels(); tried(drawList); tried(draw); }
+    if (ended(job)) { forgetModels(); tried(draw); }
   });
   return () => { gone = true; clearTimeout(timer); stop(); };
 }
 
-/** The run that a job trains: its folder's id is not the job's, so it is found by name among the runs. */
-async function runOf(job) {
-  const name = job.request?.run ?? job.request?.name ?? job.title;
-  return (await api.runs()).find((run) => run.name === name || run.name.startsWith(`${name}/`))?.id ?? null;
-}
+/** A folder's name: letters, digits and ._- as the server takes them. */
+const runName = (text) => text.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-._]+|[-._]+$/g, "").slice(0, 60) || "pictures";
