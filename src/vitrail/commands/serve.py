@@ -14,13 +14,14 @@ from vitrail.commands.language import Language, Text
 from vitrail.commands.options import Flag, parse, whole
 from vitrail.errors import InputError, MissingExtraError
 from vitrail.files import shown
+from vitrail.serving.http_hosts import check_bind, is_loopback
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from vitrail.serving.durable import DurableEngine
 
-__all__ = ["Options", "data_folder", "run", "serve"]
+__all__ = ["Options", "data_folder", "run", "serve", "token_of"]
 
 ABOUT = Text(
     "Answer requests over HTTP: the native API, AUTOMATIC1111's and OpenAI's; see docs/server.md. For "
@@ -166,7 +167,7 @@ def serve(
     add: puts further routes into the application; page_policy: of their page. ready: called with the address
     once the server can be reached.
     """
-    token = options.token or os.environ.get(TOKEN_VARIABLE) or None
+    token = token_of(options)
     host = options.host.strip("[]")
     numbers = {
         "port": whole("port", options.port, 0, 65535),
@@ -178,11 +179,9 @@ def serve(
         import uvicorn
 
         from vitrail.serving.durable import DurableEngine
-        from vitrail.serving.http import check_bind, make_app
-        from vitrail.serving.http_guard import LOOPBACK
+        from vitrail.serving.http import make_app
     except ImportError as error:
         raise MissingExtraError(str(error.name or "fastapi").partition(".")[0], "server") from error
-    check_bind(host, token)
     listening = _bound(host, numbers["port"], retry=options.port == PORT and ready is not None)
     with (
         listening,
@@ -202,7 +201,7 @@ def serve(
             engine.gallery,
             token=token,
             hosts=options.allow_host,
-            addresses=host not in LOOPBACK,
+            addresses=not is_loopback(host),
             origins=options.allow_origin,
             page_policy=page_policy,
             add=None if add is None else lambda inner: add(inner, engine),
@@ -228,6 +227,13 @@ def serve(
             ready(address)
         server.run(sockets=[listening])
     return 0
+
+
+def token_of(options: Options) -> str | None:
+    """The token that requests must bring; :class:`InputError` where one is needed and none is given."""
+    token = options.token or os.environ.get(TOKEN_VARIABLE) or None
+    check_bind(options.host, token)
+    return token
 
 
 def data_folder(given: str | None) -> Path:

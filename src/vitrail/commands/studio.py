@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from urllib.parse import quote
 from vitrail.commands import serve
 from vitrail.commands.language import Language, Text
 from vitrail.commands.options import Flag, parse
+from vitrail.serving.http_hosts import is_loopback
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -38,7 +38,7 @@ class Options(serve.Options):
 def run(arguments: Sequence[str], language: Language) -> int:
     """Serve the studio until it is stopped, and return 0."""
     options = parse(Options, arguments, command="studio", about=ABOUT, language=language)
-    token = options.token or os.environ.get(serve.TOKEN_VARIABLE)
+    token = serve.token_of(options)
 
     def open_page(address: str) -> None:
         if not options.no_browser:
@@ -47,13 +47,12 @@ def run(arguments: Sequence[str], language: Language) -> int:
             threading.Thread(target=webbrowser.open, args=(place,), daemon=True).start()
 
     def add(app: FastAPI, engine: DurableEngine) -> None:
-        from vitrail.serving.http_guard import LOOPBACK
         from vitrail.studio.page import add_studio
         from vitrail.studio.places import Places
 
         home = serve.data_folder(options.folder) / "studio"
         # Who can reach the server from elsewhere names no folder of this machine.
-        add_studio(app, Places(home, roots=None if options.host.strip("[]") in LOOPBACK else ()))
+        add_studio(app, Places(home, roots=None if is_loopback(options.host) else ()))
 
     from vitrail.studio.page import CSP
 

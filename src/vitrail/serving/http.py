@@ -16,10 +16,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import vitrail
-from vitrail.errors import InputError
 from vitrail.serving.dialects import a1111, openai
 from vitrail.serving.http_errors import handle_errors
-from vitrail.serving.http_guard import LOOPBACK, Guard, Limits, host_names
+from vitrail.serving.http_guard import Guard, Limits
+from vitrail.serving.http_hosts import LOOPBACK, check_bind, host_names
 from vitrail.serving.http_jobs import job_router
 from vitrail.serving.http_metrics import Metrics, status_router
 from vitrail.serving.http_models import Shelf
@@ -29,10 +29,7 @@ from vitrail.serving.http_wire import schema
 from vitrail.serving.jobs import JobEngine
 from vitrail.store.gallery import Gallery
 
-__all__ = ["MIN_TOKEN", "Server", "check_bind", "make_app"]
-
-MIN_TOKEN = 16
-"""Fewest characters of a token."""
+__all__ = ["Server", "make_app"]
 
 THREADS = 64
 """Requests that are worked on at the same time; streams and waiting clients do not count."""
@@ -76,8 +73,7 @@ def make_app(
     page_policy: Content-Security-Policy of the studio's page.
     add: puts further routes (the studio's) into the FastAPI application.
     """
-    if token is not None and len(token) < MIN_TOKEN:
-        raise InputError(f"the token is too short; give at least {MIN_TOKEN} characters")
+    check_bind("localhost", token)
     shelf, streams = Shelf(), Streams(engine)
     metrics = Metrics(engine, gallery, streams)
 
@@ -124,14 +120,6 @@ def make_app(
         limits=limits or Limits(),
     )
     return Server(app, guard)
-
-
-def check_bind(host: str, token: str | None) -> None:
-    """Raise :class:`InputError` for a server that other machines could reach and that asks for no token."""
-    if host.strip("[]").lower() not in LOOPBACK and not token:
-        raise InputError(
-            f"--host {host[:60]} lets other machines in; give --token too, or leave it at 127.0.0.1"
-        )
 
 
 def _describe(app: FastAPI) -> None:

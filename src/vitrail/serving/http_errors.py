@@ -15,7 +15,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import Field
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from vitrail.chinese import in_chinese
@@ -79,10 +79,10 @@ _MEANING = {
 }
 
 
-def documented(*codes: int) -> dict[int | str, dict[str, Any]]:
-    """The errors ``codes``, and those that every route may answer, for the OpenAPI document."""
+def documented(*codes: int, model: type[BaseModel] = ErrorAnswer) -> dict[int | str, dict[str, Any]]:
+    """The errors ``codes``, and those that every route may answer, in the shape ``model``, for OpenAPI."""
     always = (400, 401, 403, 404, 422, 507)
-    return {code: {"model": ErrorAnswer, "description": _MEANING[code]} for code in sorted({*always, *codes})}
+    return {code: {"model": model, "description": _MEANING[code]} for code in sorted({*always, *codes})}
 
 
 @dataclass(frozen=True)

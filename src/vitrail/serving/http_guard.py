@@ -17,7 +17,7 @@ import hmac
 import ipaddress
 import re
 import time
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -29,10 +29,10 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrail.serving.http_errors import Refusal, error_answer
+from vitrail.serving.http_hosts import LOOPBACK
 
-__all__ = ["COOKIE", "LOOPBACK", "Guard", "Limits", "host_names"]
+__all__ = ["COOKIE", "Guard", "Limits"]
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 COOKIE = "vitrail_token"
 _HOST = re.compile(r"^(?:\[([0-9a-fA-F:.]{2,45})\]|([A-Za-z0-9.-]{1,253}))(?::([0-9]{1,5}))?$")
 _CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -75,11 +75,6 @@ _BYTES = ("/api/studio/",)
 _WITHOUT_BODY = frozenset(
     f"/sdapi/v1/{name}" for name in ("interrupt", "skip", "refresh-checkpoints", "refresh-loras")
 )
-
-
-def host_names(given: Iterable[str]) -> frozenset[str]:
-    """Names under which the server answers, in the form in which they are compared."""
-    return frozenset(name.strip().strip("[]").rstrip(".").lower() for name in given if name.strip())
 
 
 @dataclass
@@ -159,8 +154,6 @@ class Guard:
             return Refusal(403, "ForeignOrigin", "another page may not use this server; see --allow-origin")
         if not origins and headers.get("sec-fetch-site") in ("cross-site", "same-site") and path != "/":
             return Refusal(403, "ForeignOrigin", "another page may not use this server; see --allow-origin")
-        if method in _CHANGES and (refusal := _type_refused(headers, path)) is not None:
-            return refusal
         if self.token is not None and path not in _OPEN and method != "OPTIONS":
             given = _given_token(headers)
             if given is None or not self._right(given):
@@ -168,7 +161,7 @@ class Guard:
                     return None  # it is looked at in _enter
                 challenge = {"WWW-Authenticate": 'Bearer realm="vitrail"'}
                 return Refusal(401, "Unauthorized", "the token is missing or wrong", challenge)
-        return None
+        return _type_refused(headers, path) if method in _CHANGES else None
 
     def _ours(self, host: str) -> bool:
         match = _HOST.match(host)
@@ -219,7 +212,7 @@ class Guard:
         page = self.page_policy is not None and (path == "/" or path.startswith("/studio/"))
         if "Content-Security-Policy" not in headers:
             headers["Content-Security-Policy"] = self.page_policy or "" if page else API_POLICY
-            headers["X-Frame-Options"] = "DENY"
+            headers.setdefault("X-Frame-Options", "DENY")  # a report is shown inside the page
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
         headers["Cross-Origin-Resource-Policy"] = "cross-origin" if self.origins else "same-origin"

@@ -21,7 +21,7 @@ from vitrail.serving.http_errors import NotFoundError
 from vitrail.store import artifacts, model_folders
 from vitrail.store.catalogue import CATALOGUE, installed
 
-__all__ = ["CHECKPOINT", "DIFFUSION_KINDS", "ModelInfo", "Shelf"]
+__all__ = ["CHECKPOINT", "DIFFUSION_KINDS", "ModelInfo", "Shelf", "styles_of"]
 
 CHECKPOINT = "stable_diffusion"
 """Kind of a model that is another program's file or folder."""
@@ -135,15 +135,19 @@ def _models() -> Iterator[tuple[str, ModelInfo]]:
             yield item.name, ModelInfo(name=item.name, kind=CHECKPOINT)
 
 
+def styles_of(folder: Path, manifest: artifacts.Manifest) -> tuple[str, ...]:
+    """Names of a model's styles, () if it lists none; :class:`ArtifactError` where they cannot be read."""
+    if "styles.json" not in manifest.files or manifest.files["styles.json"].size > _MAX_STYLES:
+        return ()
+    try:
+        return tuple(str(style) for style in json.loads((folder / "styles.json").read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(f"styles.json of model {manifest.name} cannot be read") from error
+
+
 def _own(name: str, folder: Path) -> ModelInfo:
     manifest = artifacts.read_manifest(folder, verify=False)
     sampling = manifest.sampling or SamplingDefaults()
-    styles: tuple[str, ...] = ()
-    if "styles.json" in manifest.files and manifest.files["styles.json"].size < _MAX_STYLES:
-        try:
-            styles = tuple(str(style) for style in json.loads((folder / "styles.json").read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise ArtifactError("styles.json cannot be read") from error
     weights = manifest.files.get(artifacts.WEIGHTS_NAME)
     return ModelInfo(
         name=name,
@@ -151,7 +155,7 @@ def _own(name: str, folder: Path) -> ModelInfo:
         sha256=weights.sha256 if weights else None,
         bytes=sum(entry.size for entry in manifest.files.values()),
         licence=manifest.licence,
-        styles=styles,
+        styles=styles_of(folder, manifest),
         width=sampling.width if manifest.sampling else None,
         height=sampling.height if manifest.sampling else None,
         steps=sampling.steps if manifest.sampling else None,

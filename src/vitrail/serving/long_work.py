@@ -41,7 +41,7 @@ MAX_RECIPE = 100_000
 """Longest recipe, in characters."""
 
 Folder = Annotated[Text, StringConstraints(min_length=1, max_length=1000)]
-Device = Annotated[str, StringConstraints(pattern=r"^(auto|cpu|mps|cuda(:[0-9]{1,2})?)$")]
+Device = Annotated[Text, StringConstraints(min_length=1, max_length=40)]
 Setting = Annotated[Text, StringConstraints(min_length=3, max_length=2000)]
 Line = Annotated[Text, StringConstraints(min_length=1, max_length=2000)]
 Count = Annotated[int, Strict(), Field(ge=0)]
@@ -134,7 +134,7 @@ class EvaluateRequest(Model):
         description="Prompts for the model.",
         json_schema_extra=zh("给模型的提示词。"),
     )
-    metrics: tuple[Word, ...] = Field(
+    metrics: tuple[Annotated[Text, StringConstraints(min_length=1, max_length=64)], ...] = Field(
         default=(),
         max_length=64,
         description="Metrics to measure. Default: all that fit.",

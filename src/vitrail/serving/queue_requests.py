@@ -24,8 +24,8 @@ __all__ = ["Lane", "Stored", "read_request", "store_request"]
 Lane = Literal["pictures", "long"]
 
 _TITLE = 80
-#: Of requests that differ in nothing else, all may be drawn in one pass.
-_OWN = frozenset({"prompt", "negative_prompt", "seed", "subseed", "n"})
+#: Requests that differ in nothing else may share network passes (vitrail.tasks.batching, which needs torch).
+_OWN = frozenset({"prompt", "negative_prompt", "style", "seed", "subseed", "n"})
 
 
 @dataclass(frozen=True)

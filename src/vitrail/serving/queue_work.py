@@ -15,12 +15,13 @@ from PIL import Image
 from vitrail.codes_schema import WalkRequest
 from vitrail.errors import CancelledError
 from vitrail.runtime import Precision, pick_device
-from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Progress
+from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Progress, TextToImageRequest
 from vitrail.serving.long_work import LogLine, LongEvent, LongProgress, LongRequest, SamplePicture
 from vitrail.serving.long_work_run import run_long_work
 from vitrail.serving.queue_hands import Assignment, Tell
 from vitrail.serving.save import ENDINGS, Format, animation_bytes, picture_bytes
 from vitrail.serving.warm_loader import WarmLoader
+from vitrail.tasks.batching import text_to_image_many
 from vitrail.tasks.context import Context
 from vitrail.tasks.core import TASKS
 
@@ -55,6 +56,9 @@ class ModelWork:
 
     def __call__(self, assignments: Sequence[Assignment], tell: Tell, folder: Path) -> None:
         """Do what is assigned; see :data:`vitrail.serving.queue_hands.Work`."""
+        if len(assignments) > 1:
+            self._run_together(assignments, tell)
+            return
         for assignment in assignments:
             try:
                 if assignment.lane == "long":
@@ -72,19 +76,42 @@ class ModelWork:
             raise CancelledError("stopped before it began; nothing was made")
         request: Any = assignment.request
         outcome = _Outcome(assignment, tell, self._format)
-        context = Context(
+        context = self._context(assignment, outcome)
+        for event in TASKS[request.kind](request, self._loader, context):
+            outcome(event)
+
+    def _run_together(self, assignments: Sequence[Assignment], tell: Tell) -> None:
+        """Run what may share network passes; a job that ends early leaves the others alone."""
+        outcomes = [_Outcome(assignment, tell, self._format) for assignment in assignments]
+        contexts = [self._context(*pair) for pair in zip(assignments, outcomes, strict=True)]
+        requests = [cast(TextToImageRequest, assignment.request) for assignment in assignments]
+
+        def ended(number: int, error: BaseException) -> None:
+            tell.failed(assignments[number].id, error)
+            self._loader.after(error)
+
+        try:
+            for number, event in text_to_image_many(requests, self._loader, contexts, ended):
+                outcomes[number](event)
+        except EOFError:
+            raise
+        except BaseException as error:  # of all that are left
+            for assignment in assignments:
+                tell.failed(assignment.id, error)
+            self._loader.after(error)
+
+    def _context(self, assignment: Assignment, outcome: _Outcome) -> Context:
+        return Context(
             device=self._device,
             precision=self._precision,
             preview_every=self._preview_every,
             report=outcome,
             cancelled=assignment.cancelled,
         )
-        for event in TASKS[request.kind](request, self._loader, context):
-            outcome(event)
 
 
 def _work_long(assignment: Assignment, tell: Tell, folder: Path) -> None:
-    """Do a training, an evaluation and the like; its figures lie in its folder, lines and pictures go here."""
+    """Do a training, an evaluation and the like; its figures lie in its folder, what it says goes here."""
     job = assignment.id
     progress = _Seldom(_TELL_EVERY)
 

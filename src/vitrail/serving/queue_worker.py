@@ -90,6 +90,7 @@ class Worker:
         self._keepers = {lane: Keeper(self._command, patience) for lane in _LANES}
         self._busy = {lane: threading.Event() for lane in _LANES}
         self._stopping = threading.Event()
+        self._serving = False
 
     @property
     def name(self) -> str:
@@ -106,6 +107,7 @@ class Worker:
         self._keepers["pictures"].start()  # it loads while we look around
         self._care()
         serve_permits(self._database, self._identity.name, self._take)
+        self._serving = True
         tidied = time.monotonic()
         try:
             while not self._stopping.wait(BEAT):
@@ -140,7 +142,7 @@ class Worker:
             for lane, busy in self._busy.items():
                 if not busy.is_set() and self._claims.overdue(lane, OVERDUE):
                     self._claims.renew_permit(lane)
-            if not self._database.sqlite:
+            if not self._database.sqlite and self._serving:
                 set_pace(workers)
 
         self._unfailing(care)

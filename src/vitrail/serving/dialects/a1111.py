@@ -36,6 +36,7 @@ from vitrail.serving.dialects.a1111_requests import (
     upscaler_of,
 )
 from vitrail.serving.dialects.common import Kitchen, Sized, opened, png_file, sizes_of
+from vitrail.serving.http_errors import documented
 from vitrail.serving.http_models import CHECKPOINT, ModelInfo, Shelf
 from vitrail.serving.http_stream import Streams
 from vitrail.serving.http_wire import picture_file
@@ -51,6 +52,15 @@ class Pictures(BaseModel):
     images: list[str]
     parameters: dict[str, Any]
     info: str
+
+
+class Failure(BaseModel):
+    """An error, in A1111's shape."""
+
+    error: str
+    detail: str
+    body: str
+    errors: str
 
 
 class OnePicture(BaseModel):
@@ -131,7 +141,8 @@ def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Stre
     """The routes under ``/sdapi/v1``."""
     kitchen = Kitchen(engine, gallery, shelf, streams)
     desk = _Desk(kitchen)
-    router = APIRouter(prefix="/sdapi/v1", tags=["a1111"])
+    errors = documented(408, 413, 415, 429, model=Failure)
+    router = APIRouter(prefix="/sdapi/v1", tags=["a1111"], responses=errors)
 
     @router.post("/txt2img", response_model=Pictures)
     async def txt2img(body: Txt2Img) -> Pictures:

@@ -19,7 +19,7 @@ from vitrail.request_fields import FileRef
 from vitrail.sampling_fields import SAMPLER_LABELS, SCHEDULE_LABELS
 from vitrail.schema import TextToImageRequest
 from vitrail.serving.dialects.common import Sized, opened, png_file, sized, sizes_of
-from vitrail.serving.http_models import DIFFUSION_KINDS, ModelInfo
+from vitrail.serving.http_models import CHECKPOINT, DIFFUSION_KINDS, ModelInfo
 from vitrail.serving.http_wire import file_of, picture_file
 from vitrail.validation import parse
 
@@ -145,10 +145,10 @@ def drawn_over(body: Img2Img, model: ModelInfo) -> tuple[EditRequest | InpaintRe
     picture = picture_file(body.init_images[0], "init.png")
     values = _common(body, model) | {"model": model.name}
     strength = 0.75 if body.denoising_strength is None else body.denoising_strength
+    fit = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}.get(body.resize_mode)
+    if fit is None:
+        raise InputError("resize_mode is unknown; allowed are 0 (stretch), 1 (crop) and 2 (fill)")
     if body.mask is None:
-        fit = {0: "stretch", 1: "crop", 2: "pad", 3: "stretch"}.get(body.resize_mode)
-        if fit is None:
-            raise InputError("resize_mode is unknown; allowed are 0 (stretch), 1 (crop) and 2 (fill)")
         values |= {"picture": picture, "strength": strength, "width": size[0], "height": size[1], "fit": fit}
         if body.tiling:
             values["seamless"] = "xy"
@@ -196,16 +196,19 @@ def _common(body: Txt2Img, model: ModelInfo) -> dict[str, Any]:
         "model": model.name,
     }
     sampler, schedule = _sampler(body)
+    controls = _controls(body.alwayson_scripts or {})
+    if controls and model.kind != CHECKPOINT:
+        raise InputError("ControlNet is for Stable Diffusion models; leave it out, or choose one")
     if model.kind in DIFFUSION_KINDS:
         values |= {"sampler": sampler, "schedule": schedule}
     elif model.kind != "token_transformer":  # one pass: nothing to set
         values = {name: value for name, value in values.items() if name not in _OF_SAMPLERS}
-    if model.kind == "stable_diffusion":
+    if model.kind == CHECKPOINT:
         skip, vae = settings.get("CLIP_stop_at_last_layers"), settings.get("sd_vae")
         values |= {
             "clip_skip": skip if isinstance(skip, int) and skip > 1 else None,
             "vae": vae if isinstance(vae, str) and vae not in ("", "None", "Automatic") else None,
-            "control": _controls(body.alwayson_scripts or {}),
+            "control": controls,
         }
     return values
 
@@ -265,8 +268,8 @@ def _controls(scripts: dict[str, Any]) -> list[dict[str, Any]]:
                 "name": unit["model"].partition(" [")[0],
                 "picture": picture_file(image, "control.png"),
                 "strength": unit.get("weight", 1.0),
-                "start": float(unit.get("guidance_start", 0.0)),
-                "end": float(unit.get("guidance_end", 1.0)),
+                "start": unit.get("guidance_start", 0.0),
+                "end": unit.get("guidance_end", 1.0),
             }
             found.append(control)
     return found

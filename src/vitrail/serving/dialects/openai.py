@@ -27,7 +27,7 @@ from vitrail.errors import InputError
 from vitrail.request_fields import FileRef, Model
 from vitrail.schema import TextToImageRequest
 from vitrail.serving.dialects.common import JobFailedError, Kitchen, Sized, opened, png_file, sized, sizes_of
-from vitrail.serving.http_errors import error_answer, refusal_of
+from vitrail.serving.http_errors import documented, error_answer, refusal_of
 from vitrail.serving.http_jobs import SSE_HEADERS
 from vitrail.serving.http_models import DIFFUSION_KINDS, ModelInfo, Shelf
 from vitrail.serving.http_stream import Streams
@@ -81,6 +81,21 @@ class Variation(Settings):
     """``POST /v1/images/variations``, beside its file."""
 
 
+class Reason(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Failure(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    error: Reason
+
+
 class OnePicture(BaseModel):
     """One of the pictures."""
 
@@ -129,7 +144,8 @@ class _Order:
 def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Streams) -> APIRouter:
     """The routes under ``/v1``."""
     kitchen = Kitchen(engine, gallery, shelf, streams)
-    router = APIRouter(prefix="/v1", tags=["openai"])
+    errors = documented(408, 413, 415, 429, model=Failure)
+    router = APIRouter(prefix="/v1", tags=["openai"], responses=errors)
 
     @router.post("/images/generations", response_model=Pictures)
     async def generations(request: Request, body: Generation) -> Any:

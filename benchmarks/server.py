@@ -1,0 +1,201 @@
+"""What a server costs: ``python benchmarks/server.py``; the last line is JSON.
+
+``overhead_ratio``: time of a picture over HTTP (asked, followed, fetched) over that of the same call in this
+process, the median of pairs that take turns. ``batching_ratio``: pictures a second of 64 clients at once over
+those of one client that waits for each. ``first_page_s``: from the start of ``vitrail studio`` to its page
+and scripts, the median of several starts. ``first_picture_s``: from a click on a warm server to the picture,
+the slowest of three. ``p99_ms``: other addresses of the server while the 64 clients' pictures are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from vitrail.schema import PictureDone, TextToImageRequest
+from vitrail.serving.client import Client
+
+CLIENTS = 64
+PROMPTS = ("a red apple", "a cat sitting in a garden", "a blue heart", "a yellow star", "a green tree")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=12, help="pictures that are timed each way")
+    parser.add_argument("--starts", type=int, default=5, help="starts of the studio")
+    options = parser.parse_args()
+    found: dict[str, object] = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 1)}
+    with tempfile.TemporaryDirectory() as folder:
+        found["first_page_s"] = round(first_page(Path(folder) / "starts", options.starts), 2)
+        print(f"first page {found['first_page_s']} s", flush=True)
+        with server("serve", Path(folder) / "work") as (address, _), Client(address) as client:
+            wait_until_warm(client)
+            firsts = [over_http(client, seed) for seed in range(3)]
+            found["first_picture_s"] = round(max(firsts), 2)
+            print(f"first pictures {[round(one, 2) for one in firsts]} s", flush=True)
+            found |= overhead(client, options.pairs)
+            print(f"overhead {found['overhead_ratio']}", flush=True)
+            found |= batching(client, address)
+    print(json.dumps(found))
+
+
+@contextlib.contextmanager
+def server(command: str, folder: Path, *more: str) -> Iterator[tuple[str, float]]:
+    """A server of its own process; its address, and when it began."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = [sys.executable, "-m", "vitrail", command, "--port", str(port), "--folder", str(folder)]
+    began = time.perf_counter()
+    process = subprocess.Popen([*arguments, *more], stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://127.0.0.1:{port}", began
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def first_page(folder: Path, starts: int) -> float:
+    """Median seconds from the start of ``vitrail studio``, with its worker, to a page that can be used."""
+    times = []
+    for number in range(starts):
+        with (
+            server("studio", folder / str(number), "--no-browser") as (address, began),
+            httpx.Client(base_url=address, trust_env=False, timeout=60) as http,
+        ):
+            while True:
+                with contextlib.suppress(httpx.TransportError):
+                    page = http.get("/")
+                    break
+                time.sleep(0.005)
+            for path in re.findall(r'(?:src|href)="(/studio/[^"]+)"', page.text):
+                assert http.get(path).status_code == 200, path
+            assert http.get("/api/studio/form").status_code == 200
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def request(seed: int) -> TextToImageRequest:
+    return TextToImageRequest(prompt=PROMPTS[seed % len(PROMPTS)], seed=seed)
+
+
+def wait_until_warm(client: Client) -> None:
+    until = time.monotonic() + 120
+    while True:
+        with contextlib.suppress(Exception):
+            client.wait(client.submit(request(0)).id, timeout=120)
+            return
+        if time.monotonic() > until:
+            raise SystemExit("the server does not answer")
+        time.sleep(0.1)
+
+
+def over_http(client: Client, seed: int) -> float:
+    """Seconds from the request to the picture's bytes."""
+    began = time.perf_counter()
+    job = client.submit(request(seed))
+    picture = None
+    for event in client.events(job.id):
+        if event.type == "picture" and event.picture:
+            picture = event.picture
+            break
+    assert picture is not None, client.job(job.id)
+    assert client.file(picture)
+    return time.perf_counter() - began
+
+
+def overhead(client: Client, pairs: int) -> dict[str, object]:
+    """Pictures in this process and over HTTP by turns, so that the machine's other work meets both."""
+    import vitrail
+
+    direct, served = [], []
+    with vitrail.Engine() as engine:
+
+        def here(seed: int) -> float:
+            began = time.perf_counter()
+            events = list(engine.events(engine.submit(request(seed))))
+            assert any(isinstance(event, PictureDone) for event in events)
+            return time.perf_counter() - began
+
+        here(0)
+        for seed in range(100, 100 + pairs):
+            direct.append(here(seed))
+            served.append(over_http(client, seed))
+    ratio = statistics.median(b / a for a, b in zip(direct, served, strict=True))
+    return {
+        "overhead_ratio": round(ratio, 3),
+        "direct_s": round(statistics.median(direct), 3),
+        "served_s": round(statistics.median(served), 3),
+    }
+
+
+def batching(client: Client, address: str) -> dict[str, object]:
+    """64 clients at once against one that waits, and how long others wait for an answer meanwhile."""
+    count = 16
+    began = time.perf_counter()
+    for seed in range(200, 200 + count):
+        client.wait(client.submit(request(seed)).id)
+    alone = count / (time.perf_counter() - began)
+    times: list[float] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        paths = (
+            "/api/jobs?limit=40",
+            "/api/pictures?limit=30",
+            "/health",
+            "/sdapi/v1/progress",
+            "/api/models",
+        )
+        with httpx.Client(base_url=address, trust_env=False, timeout=60) as http:
+            turn = 0
+            while not done.is_set():
+                before = time.perf_counter()
+                assert http.get(paths[turn % len(paths)]).status_code == 200
+                times.append(time.perf_counter() - before)
+                turn += 1
+                time.sleep(0.1)
+
+    def draw(seed: int) -> None:
+        with Client(address, timeout=120) as mine:
+            job = mine.wait(mine.submit(request(seed)).id)
+            assert job.state == "succeeded", job
+
+    asking = [threading.Thread(target=ask) for _ in range(4)]
+    drawing = [threading.Thread(target=draw, args=(300 + seed,)) for seed in range(CLIENTS)]
+    for thread in asking:
+        thread.start()
+    began = time.perf_counter()
+    for thread in drawing:
+        thread.start()
+    for thread in drawing:
+        thread.join()
+    together = CLIENTS / (time.perf_counter() - began)
+    done.set()
+    for thread in asking:
+        thread.join()
+    return {
+        "batching_ratio": round(together / alone, 2),
+        "alone_per_s": round(alone, 2),
+        "together_per_s": round(together, 2),
+        "p99_ms": round(1000 * statistics.quantiles(times, n=100)[98]),
+        "asked": len(times),
+    }
+
+
+if __name__ == "__main__":
+    main()
