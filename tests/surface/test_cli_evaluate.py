@@ -162,7 +162,7 @@ def test_a_model_that_draws_is_judged_on_prompts(
     assert (data["kind"], data["pictures"]["n"]) == ("sets", 12)  # four different prompts, three seeds
     assert set(data["metrics"]) >= {"seed_variety", "seed_spread", "frechet", "latency_s", "gflops"}
     assert data["metrics"]["seed_spread"]["n"] == 3
-    assert data["about"]["settings"] == {"steps": "2"}
+    assert data["about"]["settings"] == {"steps": 2}
     assert data["skipped"] == {}
     kept = [path for path in Path("here/pictures").iterdir() if "grid" not in path.name]
     assert len(kept) == 12

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vitrail.commands.language import Language, Text
 from vitrail.commands.options import Flag, parse, whole
-from vitrail.errors import InputError, VitrailError
+from vitrail.errors import InputError
 from vitrail.files import shown
 
 if TYPE_CHECKING:
-    from vitrail.evaluation.features import EfficientNetSpace
     from vitrail.evaluation.suite import Evaluation
-    from vitrail.models.perceptual import LPIPS
+    from vitrail.serving.long_work import EvaluateRequest
 
 __all__ = ["Options", "run"]
 
@@ -141,22 +137,22 @@ def run(arguments: Sequence[str], language: Language) -> int:
     """Measure, write the report, print a line a metric; returns 0."""
     options = parse(Options, arguments, command="evaluate", about=ABOUT, language=language)
     _check(options)
+    from vitrail.serving.evaluate_work import evaluate
+
+    request = _request(options, language)
+    name = (
+        Path(options.folder).resolve().name if options.folder is not None else Path(options.model or "").name
+    )
     with _bar(options.quiet or options.json) as bar:
-        evaluation = _of_model(options, bar) if options.model is not None else _of_folders(options, bar)
-    evaluation.about |= {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: _version(name) for name in ("vitrail", "torch", "numpy")},
-        "machine": f"{platform.system()} {platform.machine()}",
-    }
+        evaluation = evaluate(request, _out(options, name), bar, keep=not options.json)
+    if options.prompts is not None:
+        evaluation.about["prompts"] = f"{len(request.prompts)} of {Path(options.prompts).name}"
     from vitrail.evaluation.report import as_json, write_report
 
     if options.json:
         print(json.dumps(as_json(evaluation), ensure_ascii=False, indent=1))
         return 0
     _print(evaluation, language)
-    name = (
-        Path(options.folder).resolve().name if options.folder is not None else Path(options.model or "").name
-    )
     for path in write_report(evaluation, _out(options, name), language=language):
         print(path)
     return 0
@@ -172,149 +168,43 @@ def _check(options: Options) -> None:
         raise InputError("--prompts are for a model; give one with --model")
 
 
-def _of_folders(options: Options, bar: Bar) -> Evaluation:
-    from vitrail.commands.evaluate_sets import read_pictures
-    from vitrail.evaluation.image_sets import pair_up
-    from vitrail.evaluation.suite import choose, evaluate_pairs, evaluate_sets
+def _request(options: Options, language: Language) -> EvaluateRequest:
+    """Return what the flags ask for, as a job would ask it."""
+    from vitrail.serving.evaluate_models import read_prompts
+    from vitrail.serving.long_work import EvaluateRequest
+    from vitrail.validation import parse as parse_request
 
-    assert options.folder is not None
-    names = choose(options.metrics, "pairs" if options.paired else "sets")
-    limit = whole("limit", options.limit, 2, 1_000_000)
-    # Pairs are found first and thinned out afterwards: two folders thinned apart would lose their partners.
-    most = None if options.paired else limit
-    pictures = read_pictures(options.folder, most)
-    reference = read_pictures(options.against, most) if options.against is not None else None
-    if not options.paired:
-        missing = _fetch(names, bool(options.metrics), bar)
-        space, _ = _loaded(names, missing, bar)
-        evaluation = evaluate_sets(pictures, reference, names, space=space, progress=bar)
-    else:
-        assert reference is not None
-        pairs = pair_up(pictures, reference)
-        rows = [i * len(pairs.pictures) // limit for i in range(limit)]
-        if len(pairs.pictures) > limit:
-            pairs = pairs._replace(
-                pictures=pairs.pictures.subset(rows), originals=pairs.originals.subset(rows)
-            )
-        missing = _fetch(names, bool(options.metrics), bar)
-        space, network = _loaded(names, missing, bar)
-        evaluation = evaluate_pairs(
-            pairs.pictures, pairs.originals, names, network=network, space=space, progress=bar
-        )
-        evaluation.unmatched = pairs.unmatched
-    _name_missing(evaluation, missing)
-    evaluation.about["pictures"] = shown(options.folder, 400)
-    if options.against is not None:
-        evaluation.about["against"] = shown(options.against, 400)
-    return evaluation
+    given = {
+        "pictures": options.folder,
+        "against": options.against,
+        "paired": options.paired,
+        "model": options.model,
+        "prompts": read_prompts(Path(options.prompts)) if options.prompts else (),
+        "metrics": [name for names in options.metrics for name in names.split(",") if name.strip()],
+        "limit": whole("limit", options.limit, 2, 1_000_000),
+        "seeds": whole("seeds", options.seeds, 1, 10_000),
+        "seed": whole("seed", options.seed, 0, 2**53 - 10_001),
+        "style": options.style,
+        "steps": _number(options.steps, int),
+        "cfg_scale": _number(options.cfg_scale, float),
+        "language": language,
+        "device": options.device,
+    }
+    return parse_request(EvaluateRequest, {name: value for name, value in given.items() if value is not None})
 
 
-def _of_model(options: Options, bar: Bar) -> Evaluation:
-    from vitrail.commands.evaluate_models import AUTOENCODERS, class_prompts, generate, kind_of, read_prompts
-    from vitrail.commands.evaluate_models import reconstruct as through
-    from vitrail.commands.evaluate_sets import read_pictures
-    from vitrail.evaluation.suite import choose, evaluate_pairs, evaluate_sets
-
-    assert options.model is not None
-    kind = kind_of(options.model)
-    limit = whole("limit", options.limit, 2, 1_000_000)
-    # A plain VAE is both: with prompts it draws, with pictures it reconstructs them.
-    if kind in AUTOENCODERS and not (kind == "vae" and options.prompts is not None):
-        if options.folder is None:
-            raise InputError(
-                "an autoencoder is judged on pictures; write: vitrail evaluate my_pictures/ --model NAME"
-            )
-        names = choose(options.metrics, "pairs")
-        missing = _fetch(names, bool(options.metrics), bar)  # before the work, in case it fails
-        originals = read_pictures(options.folder, limit)
-        made = through(options.model, originals, device=options.device, progress=bar)
-        space, network = _loaded(names, missing, bar)
-        evaluation = evaluate_pairs(
-            made.pictures, originals, names, network=network, space=space, progress=bar
-        )
-    else:
-        lines = read_prompts(Path(options.prompts)) if options.prompts else class_prompts(options.model)
-        if not lines:
-            raise InputError(
-                f"model {shown(options.model, 60)} draws from words; give --prompts FILE, one on every line"
-            )
-        names = choose(options.metrics, "sets")
-        reference = read_pictures(options.against, limit) if options.against is not None else None
-        missing = _fetch(names, bool(options.metrics), bar)
-        made = generate(
-            options.model,
-            lines,
-            _out(options, Path(options.model).name) / "pictures",
-            seeds=whole("seeds", options.seeds, 1, 10_000),
-            seed=whole("seed", options.seed, 0, 2**53 - 10_001),
-            settings={"style": options.style, "steps": options.steps, "cfg_scale": options.cfg_scale},
-            device=options.device,
-            progress=bar,
-            keep=not options.json,
-        )
-        space, _ = _loaded(names, missing, bar)  # after the model's memory was measured
-        evaluation = evaluate_sets(made.pictures, reference, names, space=space, progress=bar)
-        made.about["prompts"] = (
-            f"{len(lines)} of {Path(options.prompts).name if options.prompts else 'its classes'}"
-        )
-    evaluation.results |= made.results
-    evaluation.about |= made.about
-    _name_missing(evaluation, missing)
-    return evaluation
+def _number(text: str | None, kind: Callable[[str], float]) -> float | str | None:
+    """Return the number that ``text`` is; what is none is left to the request's own check."""
+    try:
+        return None if text is None else kind(text)
+    except ValueError:
+        return text
 
 
 def _out(options: Options, name: str) -> Path:
     return (
         Path(options.output) if options.output is not None else Path("out") / f"evaluate-{name or 'pictures'}"
     )
-
-
-def _needing(names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the file of each network -> the metrics that need it."""
-    from vitrail.evaluation.suite import NEEDS_FEATURES
-    from vitrail.models.perceptual import EFFICIENTNET_FILE, LPIPS_FILE
-
-    return {
-        EFFICIENTNET_FILE: [name for name in names if name in NEEDS_FEATURES],
-        LPIPS_FILE: [name for name in names if name == "lpips"],
-    }
-
-
-def _fetch(names: Sequence[str], asked: bool, bar: Bar) -> dict[str, str]:
-    """Fetch the networks that the metrics need, once; return the metrics that must do without, and why.
-
-    If the metrics were asked for by name, a network that cannot be had is an error.
-    """
-    from vitrail.data.feature_weights import build_networks
-
-    missing: dict[str, str] = {}
-    for file, wanting in _needing(names).items():
-        try:
-            if wanting:
-                build_networks(only=file, progress=bar)
-        except VitrailError as error:
-            if asked:
-                raise
-            missing.update(dict.fromkeys(wanting, str(error)))
-    return missing
-
-
-def _loaded(
-    names: Sequence[str], missing: dict[str, str], bar: Bar
-) -> tuple[EfficientNetSpace | None, LPIPS | None]:
-    """Return the feature space and LPIPS, each where a metric needs it and it could be had."""
-    from vitrail.evaluation.features import EfficientNetSpace
-    from vitrail.models.perceptual import EFFICIENTNET_FILE, LPIPS_FILE, load_lpips
-
-    wanted = {file for file, wanting in _needing(names).items() if set(wanting) - missing.keys()}
-    space = EfficientNetSpace(progress=bar) if EFFICIENTNET_FILE in wanted else None
-    return space, load_lpips() if LPIPS_FILE in wanted else None
-
-
-def _name_missing(evaluation: Evaluation, missing: dict[str, str]) -> None:
-    for name, reason in missing.items():
-        if name in evaluation.skipped:
-            evaluation.skipped[name] = reason
 
 
 def _print(evaluation: Evaluation, language: Language) -> None:
@@ -339,13 +229,6 @@ def _print(evaluation: Evaluation, language: Language) -> None:
     left_out = "未测量" if language == "zh" else "not measured"
     for name, reason in evaluation.skipped.items():
         print(f"{left_out}: {name}: {shown(reason, 300)}", file=sys.stderr)
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @contextlib.contextmanager

@@ -13,11 +13,8 @@ from vitrail.commands.options import Flag, parse
 from vitrail.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
 
-    from vitrail.models.text import TextEncoder
     from vitrail.recipe import Recipe
-    from vitrail.runtime import Precision
     from vitrail.training.runs import Outcome
 
 __all__ = ["Options", "run"]
@@ -96,6 +93,7 @@ def run(arguments: Sequence[str], language: Language) -> int:
 
 def _train(options: Options, recipe: Recipe, folder: Path) -> Outcome:
     """Train one recipe in its folder as the flags say."""
+    from vitrail.serving.long_train import prompt_sampler
     from vitrail.training.runs import train
     from vitrail.training.sources import shipped_encoder
 
@@ -105,7 +103,7 @@ def _train(options: Options, recipe: Recipe, folder: Path) -> Outcome:
         folder,
         device=options.device,
         encoder=encoder,
-        sample=_sampler(encoder, recipe.optim.precision) if encoder is not None else None,
+        sample=prompt_sampler(encoder, recipe.optim.precision) if encoder is not None else None,
         quiet=options.quiet,
     )
 
@@ -150,43 +148,3 @@ def _quoted(text: str) -> str:
     import json
 
     return json.dumps(text, ensure_ascii=False)
-
-
-def _sampler(encoder: TextEncoder, precision: Precision) -> Any:
-    """Return a function that draws a grid for prompts with the network as it stands."""
-
-    def draw(network: nn.Module, prompts: Sequence[str], path: Path) -> None:
-        from vitrail.files import atomic_write
-        from vitrail.images import grid
-        from vitrail.models.shell_dit import ShellDiT
-        from vitrail.provenance.metadata import encode
-        from vitrail.schema import PictureDone, SamplingDefaults, TextToImageRequest
-        from vitrail.schema import parse as parse_request
-        from vitrail.tasks.core import TASKS, Context, Loader
-        from vitrail.tasks.loading import TextToImageModel
-
-        if not isinstance(network, ShellDiT):
-            return
-        device = next(network.parameters()).device
-        side = network.config.image_size
-        model = TextToImageModel(
-            name="in-training",
-            sha256="0" * 64,
-            network=network,
-            text=encoder,
-            upsampler=None,
-            styles=(),
-            defaults=SamplingDefaults(width=side, height=side),
-        )
-        loader, context = Loader.holding(model, device), Context(device, precision)
-        pictures, read = [], []
-        for prompt in prompts:
-            request = parse_request(TextToImageRequest, {"prompt": prompt, "seed": 0})
-            for event in TASKS[request.kind](request, loader, context):
-                if isinstance(event, PictureDone):
-                    pictures.append(event.picture)
-                    read.append(event.record.understood_as or prompt)
-        sheet = grid(pictures, labels=list(prompts), substitutes=read)
-        atomic_write(path, encode(sheet, "png"))
-
-    return draw

@@ -231,11 +231,17 @@ class ProgressLine:
     """
 
     def __init__(
-        self, share: float, console: Console | None = None, every_seconds: float = 30.0, quiet: bool = False
+        self,
+        share: float,
+        console: Console | None = None,
+        every_seconds: float = 30.0,
+        quiet: bool = False,
+        told: Tell | None = None,
     ) -> None:
         self.console = console or Console(stderr=True)
         self.every_seconds = every_seconds
         self.quiet = quiet
+        self.told = told
         self._began = time.monotonic()
         self._first_share = share
         self._last = self._began
@@ -279,7 +285,9 @@ class ProgressLine:
             self.console.print(self._text(report, now), markup=False, highlight=False, soft_wrap=True)
 
     def tell(self, line: str) -> None:
-        """Print one line without tearing the bar."""
+        """Print one line without tearing the bar, and pass it on."""
+        if self.told is not None:
+            self.told(line)
         if not self.quiet:
             console = self._bar.console if self._bar is not None else self.console
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -116,6 +116,7 @@ def train(
     encoder: TextEncoder | None = None,
     sample: Sampler | None = None,
     quiet: bool = False,
+    told: Callable[[str], None] | None = None,
     licence: str | None = None,
     card: str | None = None,
     hooks: Sequence[Hook] = (),
@@ -130,7 +131,7 @@ def train(
     encoder: the frozen text encoder; by default the shipped one. Only recipes with captions use it.
     sample: draws a grid every ``run.sample_every_images`` with the averaged weights, for kinds whose plan
         does not draw one itself.
-    quiet: nothing on the screen.
+    quiet: nothing on the screen. told: hears every line that is told of the run, quiet or not.
     licence, card: of the exported model; by default made from the recipe.
     hooks: called after the run's own measuring and before its checkpoints.
     clock: seconds that a time budget counts; ``time.process_time`` on a machine that others use too.
@@ -145,13 +146,13 @@ def train(
         # computes many times slower; they are zero for every purpose.
         torch.set_flush_denormal(True)
         stack.callback(torch.set_flush_denormal, False)
-        session = _open(recipe, folder, device, encoder, data, quiet)
+        session = _open(recipe, folder, device, encoder, data, quiet, told)
         images, share = session.state.images_seen, session.share()
         model_folder = folder / "model"
         if share >= 1.0 and (model_folder / "artifact.json").is_file():
             session.progress.tell(f"{shown(folder)} is finished: {images:,} pictures; nothing to do")
             return Outcome("already finished", folder, images, model_folder, 0)
-        session.progress = stack.enter_context(ProgressLine(share, quiet=quiet))
+        session.progress = stack.enter_context(ProgressLine(share, quiet=quiet, told=told))
         session.progress.shown = session.plan.shown
         tell = session.progress.tell
         run = session.recipe.run
@@ -180,6 +181,7 @@ def _open(
     encoder: TextEncoder | None,
     data: sources.Data | None,
     quiet: bool,
+    told: Callable[[str], None] | None,
 ) -> _Session:
     """Build the state and bring it to where the run was, or to its warm start."""
     if encoder is None and recipe.reads_text:
@@ -192,7 +194,7 @@ def _open(
     for place in (folder, checkpoints):
         checkpoint.sweep(place)
     seed_everything(recipe.run.seed)
-    progress = ProgressLine(0.0, quiet=quiet)
+    progress = ProgressLine(0.0, quiet=quiet, told=told)
     # The line that is on the screen now, not the one of this moment: a run has another than its opening.
     plan = make_plan(Setting(recipe, pick_device(device), encoder, lambda line: session.progress.tell(line)))
     model = plan.modules["model"]
