@@ -146,6 +146,22 @@ def calls_of(name: str, routes: list[tuple[str, str]]) -> Iterator[tuple[str, Ca
     for kind, more in (("upscale", {}), ("repair", {"mask": picture}), ("vary", {}), ("reconstruct", {})):
         body = {"kind": kind, "picture": picture, "model": name, **more}
         yield f"native {kind}", Call("POST", "/api/jobs", json.dumps(body).encode())
+    for long in (
+        {"kind": "train", "data": name},
+        {"kind": "train", "recipe": f"folder = {json.dumps('/' + name)}"},
+        {"kind": "train", "recipe": "x = 1", "changes": [f"data.folder=/{name}"]},
+        {"kind": "train", "recipe": "x = 1", "run": f"../{name}"},
+        {"kind": "evaluate", "pictures": name},
+        {"kind": "evaluate", "pictures": "emoji", "against": name},
+        {"kind": "evaluate", "model": name},
+        {"kind": "evaluate", "pictures": "emoji", "name": f"../{name}"},
+        {"kind": "inspect", "pictures": name},
+        {"kind": "codebook", "model": name},
+        {"kind": "codebook", "model": "default", "pictures": name},
+        {"kind": "pull_model", "name": name},
+    ):
+        what = [key for key in long if key != "kind"][-1]
+        yield f"long {long['kind']} {what}", Call("POST", "/api/jobs", json.dumps(long).encode())
     sd: dict[str, Any] = {"prompt": "an apple"}
     unit = {"image": PNG, "model": name}
     for field, value in (

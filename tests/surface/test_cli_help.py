@@ -13,7 +13,19 @@ import pytest
 
 from vitrail import schema
 from vitrail.cli import COMMANDS, PAGE, main
-from vitrail.commands import data, edit, generate, grid, models, repair, train, upscale
+from vitrail.commands import (
+    data,
+    edit,
+    gallery,
+    generate,
+    grid,
+    models,
+    repair,
+    serve,
+    studio,
+    train,
+    upscale,
+)
 from vitrail.commands.language import from_environment, take_language
 from vitrail.commands.options import Flag
 from vitrail.errors import InputError
@@ -31,7 +43,13 @@ FORMS: list[Any] = [
     models.ShowOptions,
     models.PullOptions,
     models.RemoveOptions,
+    gallery.CheckOptions,
+    gallery.ExportOptions,
+    gallery.SearchOptions,
+    gallery.ShowOptions,
     repair.Options,
+    serve.Options,
+    studio.Options,
     upscale.Options,
 ]
 PAGES = [
@@ -51,7 +69,14 @@ PAGES = [
     ["models", "show"],
     ["models", "pull"],
     ["models", "remove"],
+    ["gallery"],
+    ["gallery", "check"],
+    ["gallery", "export"],
+    ["gallery", "search"],
+    ["gallery", "show"],
     ["repair"],
+    ["serve"],
+    ["studio"],
     ["upscale"],
     ["doctor"],
 ]
@@ -132,7 +157,8 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
     assert list(COMMANDS) == [
         *("generate", "grid", "edit", "train", "data", "evaluate", "models", "reconstruct", "vary"),
         *("inpaint", "repair", "upscale", "walk"),
-        *("compress", "decompress", "encode", "decode", "codebook", "doctor"),
+        *("compress", "decompress", "encode", "decode", "codebook"),
+        *("studio", "serve", "worker", "gallery", "doctor"),
     ]
     for name, about in COMMANDS.items():
         assert f"  {name:<13}{about.en}\n" in page

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from vitrail.serving.durable import DurableEngine
 
-__all__ = ["Options", "data_folder", "run", "serve", "token_of"]
+__all__ = ["Options", "data_folder", "roots_of", "run", "serve", "token_of"]
 
 ABOUT = Text(
     "Answer requests over HTTP: the native API, AUTOMATIC1111's and OpenAI's; see docs/server.md. For "
@@ -79,6 +79,17 @@ class Options:
                 "允许使用本服务器的其他网页，例如 https://page.example；可给出多个。",
             ),
             "URL",
+        ),
+    ] = ()
+    allow_folder: Annotated[
+        tuple[str, ...],
+        Flag(
+            Text(
+                "Folder whose pictures a training or an evaluation may read when it is asked for from "
+                "another machine; may be given several times.",
+                "其他机器提交训练或评测时可以读取的图片文件夹；可给出多个。",
+            ),
+            "FOLDER",
         ),
     ] = ()
     folder: Annotated[
@@ -203,6 +214,7 @@ def serve(
             hosts=options.allow_host,
             addresses=not is_loopback(host),
             origins=options.allow_origin,
+            roots=roots_of(options),
             page_policy=page_policy,
             add=None if add is None else lambda inner: add(inner, engine),
         )
@@ -234,6 +246,14 @@ def token_of(options: Options) -> str | None:
     token = options.token or os.environ.get(TOKEN_VARIABLE) or None
     check_bind(options.host, token)
     return token
+
+
+def roots_of(options: Options) -> tuple[Path, ...] | None:
+    """Folders that long works may name; None, for all, where nobody but this machine can ask."""
+    if is_loopback(options.host):
+        return None
+    uploads = data_folder(options.folder) / "studio" / "uploads"
+    return (uploads, *(Path(folder).expanduser() for folder in options.allow_folder))
 
 
 def data_folder(given: str | None) -> Path:

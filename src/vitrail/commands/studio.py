@@ -12,7 +12,6 @@ from urllib.parse import quote
 from vitrail.commands import serve
 from vitrail.commands.language import Language, Text
 from vitrail.commands.options import Flag, parse
-from vitrail.serving.http_hosts import is_loopback
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -52,7 +51,7 @@ def run(arguments: Sequence[str], language: Language) -> int:
 
         home = serve.data_folder(options.folder) / "studio"
         # Who can reach the server from elsewhere names no folder of this machine.
-        add_studio(app, Places(home, roots=None if is_loopback(options.host) else ()))
+        add_studio(app, Places(home, roots=serve.roots_of(options)))
 
     from vitrail.studio.page import CSP
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -59,6 +60,7 @@ def make_app(
     hosts: Iterable[str] = (),
     addresses: bool = False,
     origins: Iterable[str] = (),
+    roots: tuple[Path, ...] | None = (),
     page_policy: str | None = None,
     add: Callable[[FastAPI], None] | None = None,
     limits: Limits | None = None,
@@ -70,11 +72,12 @@ def make_app(
     token: what every request must bring (Bearer, a Basic password, or the page's cookie); None for none.
     hosts: names beside ``localhost`` under which it answers; ``addresses``: and any address of digits.
     origins: other pages that may use it, such as ``https://page.example``; none by default.
+    roots: folders that long works may name; none by default, None for all: a server for its own machine.
     page_policy: Content-Security-Policy of the studio's page.
     add: puts further routes (the studio's) into the FastAPI application.
     """
     check_bind("localhost", token)
-    shelf, streams = Shelf(), Streams(engine)
+    shelf, streams = Shelf(roots), Streams(engine)
     metrics = Metrics(engine, gallery, streams)
 
     @contextlib.asynccontextmanager

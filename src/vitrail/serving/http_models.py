@@ -18,6 +18,7 @@ from vitrail.errors import ArtifactError, InputError, VitrailError
 from vitrail.request_fields import Model, Name
 from vitrail.sampling_fields import SamplingDefaults
 from vitrail.serving.http_errors import NotFoundError
+from vitrail.serving.http_folders import check_folders
 from vitrail.store import artifacts, model_folders
 from vitrail.store.catalogue import CATALOGUE, installed
 
@@ -64,8 +65,12 @@ class _Listing:
 
 @dataclass
 class Shelf:
-    """What is on this machine, looked at again every few seconds."""
+    """What is on this machine, looked at again every few seconds.
 
+    roots: folders that long works may name; None for all.
+    """
+
+    roots: tuple[Path, ...] | None = ()
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _listing: _Listing | None = None
 
@@ -90,7 +95,13 @@ class Shelf:
         return list({id(item): item for item in self._look().files[kind].values()}.values())
 
     def check(self, request: Model) -> None:
-        """Raise :class:`NotFoundError` for a request that names anything that these lists do not hold."""
+        """Raise :class:`NotFoundError` for a request that names anything that these lists do not hold.
+
+        And :class:`~vitrail.errors.InputError` for a folder that it may not name.
+        """
+        check_folders(request, self.roots)
+        if getattr(request, "kind", None) == "pull_model" and getattr(request, "name", None) not in CATALOGUE:
+            raise NotFoundError(f"the catalogue has no such model; it has {', '.join(CATALOGUE)}")
         for kind, name in _named(request):
             if kind == "model":
                 self.model(name)
