@@ -49,7 +49,9 @@ def maskgit_vs_ar_ratio(given: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         masked, causal = given.prior, given.causal
         if causal is None:
-            masked, causal = train_pair(tokenizer_of(given), Path(scratch), given.minutes, RECIPES)
+            masked, causal = train_pair(
+                tokenizer_of(given), Path(scratch), given.minutes, RECIPES, given.prior
+            )
         return maskgit_vs_ar(masked, causal)
 
 

@@ -85,8 +85,13 @@ def ar_cache(
     return {"ar_cache_ratio": round(min(ratios), 2), "ar_cache_identical": same, "ar_cache": figures}
 
 
-def train_pair(tokenizer: str, folder: Path, minutes: float, recipes: Path) -> tuple[str, str]:
-    """Train a masked and a causal prior on one tokenizer's codes, ``minutes`` each; return their folders."""
+def train_pair(
+    tokenizer: str, folder: Path, minutes: float, recipes: Path, start: str | None = None
+) -> tuple[str, str]:
+    """Train a masked and a causal prior on one tokenizer's codes, ``minutes`` each; return their folders.
+
+    start: a prior whose weights both begin with, as far as they fit; a masked one has an easier start then.
+    """
     from vitrail.recipe import load_recipe
     from vitrail.training.runs import train
 
@@ -96,6 +101,7 @@ def train_pair(tokenizer: str, folder: Path, minutes: float, recipes: Path) -> t
             f"tokenizer.source={json.dumps(tokenizer)}",
             f"optim.time_budget_minutes={minutes}",
             "run.sample_every_images=0",
+            *([] if start is None else [f"run.warm_start={json.dumps(str(start))}"]),
         ]
         recipe = load_recipe(recipes / f"prior-{name}.toml", changes)
         outcome = train(recipe, folder / name, clock=time.process_time)
@@ -233,6 +239,7 @@ def main() -> None:
     parser.add_argument("--masked", help="model folder of a masked prior")
     parser.add_argument("--causal", help="model folder of a causal prior with the same tokenizer")
     parser.add_argument("--tokenizer", help="train both on this tokenizer's codes first")
+    parser.add_argument("--start", help="prior whose weights both begin with")
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each")
     parser.add_argument("--runs", type=Path, default=Path("runs/priors"))
     parser.add_argument("-n", type=int, default=384)
@@ -243,7 +250,7 @@ def main() -> None:
     masked, causal = options.masked, options.causal
     if options.tokenizer:
         home = Path(__file__).parents[1] / "recipes"
-        masked, causal = train_pair(options.tokenizer, options.runs, options.minutes, home)
+        masked, causal = train_pair(options.tokenizer, options.runs, options.minutes, home, options.start)
     if not masked or not causal:
         parser.error("maskgit_vs_ar needs --masked and --causal, or --tokenizer")
     print(json.dumps(maskgit_vs_ar(masked, causal, n=options.n)))
