@@ -69,7 +69,7 @@ class _Packed(nn.Module):
             shape = tuple(self._weight().shape)
             if tuple(value.shape) != shape:
                 raise ValueError(f"a weight of shape {tuple(value.shape)} cannot replace one of {shape}")
-            self.packed = self._pack(value.detach().to(self.packed))
+            self.packed = self._pack(value.detach().to(self.packed.device, torch.float32))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
@@ -196,8 +196,10 @@ class FastConv2d(_Packed, nn.Conv2d):
 
     def _unpacked(self) -> Tensor:
         if self.winograd:
-            return unpack_winograd(self.packed, self.out_channels)
-        return unpack_direct(self.packed, (self.out_channels, self.in_channels, *self.kernel_size))
+            return unpack_winograd(self.packed, self.out_channels, self.lib.panel)
+        return unpack_direct(
+            self.packed, (self.out_channels, self.in_channels, *self.kernel_size), self.lib.panel
+        )
 
 
 class FastLinear(_Packed, nn.Linear):
@@ -249,7 +251,7 @@ class FastLinear(_Packed, nn.Linear):
         return self.lib.large_pages(torch.empty_like(packed)).copy_(packed)
 
     def _unpacked(self) -> Tensor:
-        return unpack_direct(self.packed, (self.out_features, self.in_features))
+        return unpack_direct(self.packed, (self.out_features, self.in_features), self.lib.panel)
 
 
 class FastGroupNorm(nn.GroupNorm):

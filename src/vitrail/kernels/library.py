@@ -51,6 +51,7 @@ class Library:
         self.panel = 2 * self.lanes
         for name in ("winograd", "direct", "group_norm", "attention"):
             getattr(self.raw, f"vitrail_{name}_scratch").restype = ctypes.c_long
+        self.raw.vitrail_pack_winograd_bytes.restype = ctypes.c_long
         call = _openmp()
         if call is not None:
             self.raw.vitrail_set_parallel(call)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,14 +26,17 @@ __all__ = [
     "index_map",
     "linear",
     "pack_direct",
+    "pack_panels",
     "pack_winograd",
     "unpack_direct",
+    "unpack_panels",
     "unpack_winograd",
     "winograd",
 ]
 
 DEPTH = 64
 """Columns of one block of the left-hand side, as in ``native/vector.h``."""
+_LARGEST = (1 << 23) - 1
 
 _long = ctypes.c_long
 
@@ -73,31 +77,68 @@ def index_map(size: int, borders: Borders, length: int) -> Tensor:
 
 
 def pack_winograd(weight: Tensor, panel: int) -> Tensor:
-    """(K, C, 3, 3) -> (ceil(K / panel), C, 9, panel), missing filters 0."""
+    """(K, C, 3, 3) -> (ceil(K / panel), bytes): rows [C][9], as :func:`pack_panels` writes them."""
     filters, channels = weight.shape[:2]
-    padded = functional.pad(weight.reshape(filters, channels * 9), (0, 0, 0, -filters % panel))
-    return padded.view(-1, panel, channels, 9).permute(0, 2, 3, 1).contiguous()
+    return pack_panels(weight.reshape(filters, channels * 9), panel)
 
 
-def unpack_winograd(packed: Tensor, filters: int) -> Tensor:
+def unpack_winograd(packed: Tensor, filters: int, panel: int) -> Tensor:
     """Return (K, C, 3, 3) of :func:`pack_winograd`'s result."""
-    panels, channels, _, panel = packed.shape
-    return packed.permute(0, 3, 1, 2).reshape(panels * panel, channels, 3, 3)[:filters].contiguous()
+    flat = unpack_panels(packed, panel)
+    return flat[:filters].reshape(filters, flat.shape[1] // 9, 3, 3)
 
 
 def pack_direct(weight: Tensor, panel: int) -> Tensor:
-    """(K, C, *taps) -> (ceil(K / panel), taps, ceil(C / 64) * 64, panel), missing ones 0."""
+    """(K, C, *taps) -> (ceil(K / panel), bytes): rows [tap][ceil(C / 64) * 64], missing ones 0."""
     filters, channels = weight.shape[:2]
-    flat = weight.reshape(filters, channels, -1)
-    padded = functional.pad(flat, (0, 0, 0, -channels % DEPTH, 0, -filters % panel))
-    return padded.view(-1, panel, padded.shape[1], flat.shape[2]).permute(0, 3, 2, 1).contiguous()
+    flat = functional.pad(weight.reshape(filters, channels, -1), (0, 0, 0, -channels % DEPTH))
+    return pack_panels(flat.transpose(1, 2).reshape(filters, -1), panel)
 
 
-def unpack_direct(packed: Tensor, shape: tuple[int, ...]) -> Tensor:
+def unpack_direct(packed: Tensor, shape: tuple[int, ...], panel: int) -> Tensor:
     """Return the weight of :func:`pack_direct`; ``shape``: its own."""
-    panels, taps, channels, panel = packed.shape
-    flat = packed.permute(0, 3, 2, 1).reshape(panels * panel, channels, taps)
+    taps = math.prod(shape[2:])
+    rows = unpack_panels(packed, panel)
+    flat = rows.reshape(len(rows), taps, -1).transpose(1, 2)
     return flat[: shape[0], : shape[1]].reshape(shape).contiguous()
+
+
+def pack_panels(rows: Tensor, panel: int) -> Tensor:
+    """(K, R) float32 -> (ceil(K / panel), 4 panel + 3 panel R) uint8: whole numbers of 24 bits and a scale.
+
+    The scale of a row is its largest magnitude over 2^23 - 1, so each weight is kept to 2^-24 of that: what
+    float32 sums of such weights lose anyway, in three quarters of the memory. A panel is its scales
+    (float32), then for each place of R the upper 16 bits of all its rows, then their lower 8.
+    """
+    filters, length = rows.shape
+    panels = -(-filters // panel)
+    packed = torch.empty(panels, panel * (4 + 3 * length), dtype=torch.uint8)
+    for number in range(panels):
+        part = rows[number * panel : (number + 1) * panel].float()
+        part = functional.pad(part, (0, 0, 0, panel - len(part)))
+        scale = part.abs().amax(1) / _LARGEST
+        # below the smallest normal number nothing is left of a weight
+        scale = torch.where(scale < torch.finfo(torch.float32).tiny, 0.0, scale)
+        whole = (
+            (part / scale.clamp_min(torch.finfo(torch.float32).tiny)[:, None])
+            .round_()
+            .clamp_(-_LARGEST, _LARGEST)
+        )
+        columns = torch.where(scale[:, None] > 0, whole, 0.0).T.int()
+        packed[number, : 4 * panel] = scale.view(torch.uint8)
+        into = packed[number, 4 * panel :].view(length, 3 * panel)
+        into[:, : 2 * panel] = (columns >> 8).short().contiguous().view(torch.uint8)
+        into[:, 2 * panel :] = (columns & 255).to(torch.uint8)
+    return packed
+
+
+def unpack_panels(packed: Tensor, panel: int) -> Tensor:
+    """Return (panels * panel, R) float32 of :func:`pack_panels`'s result."""
+    scale = packed[:, : 4 * panel].contiguous().view(torch.float32)
+    body = packed[:, 4 * panel :].reshape(len(packed), -1, 3 * panel)
+    upper = body[..., : 2 * panel].contiguous().view(torch.int16).int()
+    whole = (upper * 256 + body[..., 2 * panel :]).float() * scale[:, None]
+    return whole.transpose(1, 2).reshape(len(packed) * panel, -1)
 
 
 def winograd(
@@ -219,10 +260,12 @@ def _run_direct(
     gated: bool,
 ) -> None:
     threads = lib.threads
-    memory = scratch(lib, lib.raw.vitrail_direct_scratch(threads))
+    depth = -(-source[3] // DEPTH) * DEPTH * kernel[0] * kernel[1]
+    rows = source[0] * size[0] * size[1]
+    memory = scratch(lib, lib.raw.vitrail_direct_scratch(_long(rows), _long(depth), int(gated), threads))
     # 2 MB of weights at a time stay in the last cache while all rows pass
-    panel_bytes = packed[0].numel() * 4 * (2 if gated else 1)
-    group = max(1, min((2 << 20) // min(panel_bytes, 2048 * 4 * lib.panel), 16))
+    panel_bytes = packed[0].numel() * (2 if gated else 1)
+    group = max(1, min((2 << 20) // min(panel_bytes, 2048 * 3 * lib.panel), 16))
     lib.raw.vitrail_direct(
         pointer(x), *map(_long, source), pointer(packed), _long(filters), pointer(made), *map(_long, size),
         *map(pointer, maps), *map(_long, kernel), *map(_long, stride), pointer(bias), _stride(bias),

@@ -84,7 +84,8 @@ def packed_filters(lib: Library, weight: Tensor, *, turned: bool) -> Tensor:
     sizes, steps, first = weight.shape[:2], (filters, channels, tap), 0
     if turned:
         sizes, steps, first = sizes[::-1], (channels, filters, -tap), 8 * tap
-    packed = torch.empty(-(-sizes[0] // lib.panel), sizes[1], 9, lib.panel)
+    length = lib.raw.vitrail_pack_winograd_bytes(*map(ctypes.c_long, sizes))
+    packed = torch.empty(length, dtype=torch.uint8)
     lib.raw.vitrail_pack_winograd(
         ctypes.c_void_p(weight.data_ptr() + 4 * first), *map(ctypes.c_long, (*sizes, *steps)),
         pointer(packed), lib.threads,

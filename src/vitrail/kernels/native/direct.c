@@ -1,16 +1,20 @@
 /* Matrix products and direct convolutions, channels last: rows of x are gathered into blocks of 64 columns that
-   stay in the second-level cache, the packed weights stream past them. */
+   stay in the second-level cache, the packed weights stream past them. A panel of weights is made float32
+   once for all rows that were gathered: the more rows, the less that costs. */
 #include "vector.h"
 
-#define BLOCK_ROWS (4 * ROWS > 48 ? 4 * ROWS : 48)
-#define BLOCK_DEPTH 2048 /* columns of x that are gathered at a time */
+#define MOST_DEPTH 2048           /* columns of x that are gathered at a time, where all have to be there */
+#define STEP_DEPTH 640            /* else */
+#define GATHERED (112 * 1024)     /* floats of x that are gathered at a time */
+#define MOST_ROWS (16 * ROWS)
 
 typedef struct {
-    const float *x, *weights, *bias, *residual;
+    const float *x, *bias, *residual;
+    const uint8_t *weights;
     float *y, *own;
     const int32_t *y_map, *x_map;
     long source_h, source_w, c, c_blocks, h, w, rows, k, size_y, size_x, stride_y, stride_x;
-    long depth, group, row_blocks, panels, own_size, bias_stride;
+    long depth, step, block, group, row_blocks, panels, own_size, bias_stride;
     int gated;
     float slope;
 } Direct;
@@ -21,7 +25,7 @@ static void gather(const Direct *d, long row, long rows, long from, long to, flo
         const long tap = block / d->c_blocks, c = block % d->c_blocks * DEPTH;
         const long some = d->c - c < DEPTH ? d->c - c : DEPTH;
         const long i = tap / d->size_x, j = tap % d->size_x;
-        float *to_row = a + (block - from) * BLOCK_ROWS * DEPTH;
+        float *to_row = a + (block - from) * d->block * DEPTH;
         for (long r = row; r < row + rows; r++, to_row += DEPTH) {
             const float *line;
             if (d->x_map) {
@@ -56,26 +60,38 @@ static void begin(const Direct *d, long row, long rows, long column, float *c, l
         }
 }
 
+/* Rows from .. to, in blocks of 64, of one packed panel -> b[row][PANEL]. */
+static void unpack(const Direct *d, long panel, long from, long to, float *b) {
+    const uint8_t *packed = d->weights + panel * (PACKED_HEAD + d->depth * PACKED_ROW);
+    const uint8_t *row = packed + PACKED_HEAD + from * DEPTH * PACKED_ROW;
+    const vec left = load((const float *)packed), right = load((const float *)packed + LANES);
+    for (long i = (to - from) * DEPTH; i > 0; i--, row += PACKED_ROW, b += PANEL) {
+        store(b, left * unpacked(row, 0));
+        store(b + LANES, right * unpacked(row, 1));
+    }
+}
+
 static void direct_item(void *context, long item, int thread) {
     const Direct *d = context;
-    const long row = item % d->row_blocks * BLOCK_ROWS, rows = d->rows - row < BLOCK_ROWS ? d->rows - row : BLOCK_ROWS;
+    const long row = item % d->row_blocks * d->block, rows = d->rows - row < d->block ? d->rows - row : d->block;
     const long first = item / d->row_blocks * d->group;
     const long last = first + d->group < d->panels ? first + d->group : d->panels;
-    float *a = d->own + thread * d->own_size, *spare = a + BLOCK_DEPTH * BLOCK_ROWS, *gate = spare + BLOCK_ROWS * PANEL;
-    const long blocks = d->depth / DEPTH, step = BLOCK_DEPTH / DEPTH;
+    float *a = d->own + thread * d->own_size, *b = a + GATHERED, *spare = b + d->step * PANEL;
+    float *gate = spare + d->block * PANEL;
+    const long blocks = d->depth / DEPTH, step = d->step / DEPTH, apart = d->block * DEPTH;
     for (long from = 0; from < blocks; from += step) {
         const long to = from + step < blocks ? from + step : blocks;
         gather(d, row, rows, from, to, a);
         for (long panel = first; panel < last; panel++) {
             const long column = panel * PANEL;
-            const float *b = d->weights + (panel * d->depth + from * DEPTH) * PANEL;
+            unpack(d, panel, from, to, b);
             if (d->gated) {
                 /* all of the depth is here: a gated product with more is refused by the caller */
                 begin(d, row, rows, column, spare, PANEL);
-                vitrail_panel(rows, (to - from) * DEPTH, a, BLOCK_ROWS * DEPTH, b, spare, PANEL, 1);
+                vitrail_panel(rows, (to - from) * DEPTH, a, apart, b, spare, PANEL, 1);
+                unpack(d, d->panels + panel, from, to, b);
                 begin(d, row, rows, column + d->k / 2, gate, PANEL);
-                vitrail_panel(rows, (to - from) * DEPTH, a, BLOCK_ROWS * DEPTH, b + d->panels * d->depth * PANEL, gate,
-                              PANEL, 1);
+                vitrail_panel(rows, (to - from) * DEPTH, a, apart, b, gate, PANEL, 1);
                 for (long r = 0; r < rows; r++)
                     for (int half = 0; half < 2; half++)
                         store(d->y + (row + r) * (d->k / 2) + column + half * LANES,
@@ -89,7 +105,7 @@ static void direct_item(void *context, long item, int thread) {
             else if (some < PANEL)
                 for (long r = 0; r < rows; r++)
                     memcpy(c + r * ldc, d->y + (row + r) * d->k + column, (size_t)some * 4);
-            vitrail_panel(rows, (to - from) * DEPTH, a, BLOCK_ROWS * DEPTH, b, c, ldc, 1);
+            vitrail_panel(rows, (to - from) * DEPTH, a, apart, b, c, ldc, 1);
             if (to == blocks && d->slope != 1.0f)
                 for (long r = 0; r < rows; r++)
                     for (int half = 0; half < 2; half++) {
@@ -103,30 +119,47 @@ static void direct_item(void *context, long item, int thread) {
     }
 }
 
-static long own_direct(void) { return BLOCK_DEPTH * BLOCK_ROWS + 2 * BLOCK_ROWS * PANEL; }
+static long step_of(long depth, int gated) {
+    const long most = gated ? MOST_DEPTH : STEP_DEPTH;
+    return depth < most ? depth : most;
+}
 
-/* Floats of scratch memory that vitrail_direct needs. */
-long vitrail_direct_scratch(int threads) { return threads * own_direct() + LANES; }
+/* Rows gathered at a time: as many as fit, all blocks of nearly the same height. */
+static long block_of(long rows, long step) {
+    long most = GATHERED / step / ROWS * ROWS;
+    if (most > MOST_ROWS) most = MOST_ROWS;
+    const long blocks = (rows + most - 1) / most, even = (rows + blocks - 1) / blocks;
+    return (even + ROWS - 1) / ROWS * ROWS;
+}
+
+static long own_direct(long rows, long step) { return GATHERED + step * PANEL + 2 * block_of(rows, step) * PANEL; }
+
+/* Floats of scratch memory that vitrail_direct needs for `depth` columns of x, a multiple of 64. */
+long vitrail_direct_scratch(long rows, long depth, int gated, int threads) {
+    return threads * own_direct(rows, step_of(depth, gated)) + LANES;
+}
 
 /* y (pictures * h * w, k) = gathered x times weights + bias + residual.
 
-   x (pictures, source_h, source_w, c); weights [k / PANEL][taps][c in blocks of 64][64][PANEL], missing ones 0.
+   x (pictures, source_h, source_w, c); weights: packed panels of rows [tap][c in blocks of 64][64], see
+   `unpacked`; missing ones 0.
    x_map null: one tap, row r of y from row r of x. Otherwise row y, tap i reads row y_map[y * stride + i] of x,
    -1 for zero; columns alike. gated: y (rows, k / 2) = left half * gelu(right half). group: panels a thread
    takes at a time. */
-void vitrail_direct(const float *x, long pictures, long source_h, long source_w, long c, const float *weights, long k,
+void vitrail_direct(const float *x, long pictures, long source_h, long source_w, long c, const uint8_t *weights, long k,
                     float *y, long h, long w, const int32_t *y_map, const int32_t *x_map, long size_y, long size_x,
                     long stride_y, long stride_x, const float *bias, long bias_stride, const float *residual,
                     float slope, int gated, float *scratch, long group, int threads) {
     const long c_blocks = (c + DEPTH - 1) / DEPTH, columns = gated ? k / 2 : k;
     const long rows = pictures * h * w, panels = (columns + PANEL - 1) / PANEL;
+    const long depth = size_y * size_x * c_blocks * DEPTH, step = step_of(depth, gated), block = block_of(rows, step);
     Direct work = {
         .x = x, .weights = weights, .bias = bias, .residual = residual, .y = y,
         .own = (float *)(((uintptr_t)scratch + LANES * 4 - 1) / (LANES * 4) * (LANES * 4)), .y_map = y_map,
         .x_map = x_map, .source_h = source_h, .source_w = source_w, .c = c, .c_blocks = c_blocks, .h = h, .w = w,
         .rows = rows, .k = k, .size_y = size_y, .size_x = size_x, .stride_y = stride_y, .stride_x = stride_x,
-        .depth = size_y * size_x * c_blocks * DEPTH, .group = group,
-        .row_blocks = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS, .panels = panels, .own_size = own_direct(),
+        .depth = depth, .step = step, .block = block, .group = group,
+        .row_blocks = (rows + block - 1) / block, .panels = panels, .own_size = own_direct(rows, step),
         .bias_stride = bias_stride, .gated = gated, .slope = slope};
     vitrail_share(direct_item, &work, (panels + group - 1) / group * work.row_blocks, threads);
 }

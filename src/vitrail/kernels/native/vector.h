@@ -28,6 +28,8 @@
 
 #define PANEL (2 * LANES) /* columns of one packed panel */
 #define DEPTH 64          /* inner dimension of one block of the left-hand side */
+#define PACKED_HEAD (PANEL * 4) /* bytes before the rows of a packed panel: the scale of each column */
+#define PACKED_ROW (PANEL * 3)  /* bytes of a row of a packed panel */
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
@@ -50,6 +52,27 @@ INLINE vec load_some(const float *p, long count) {
 INLINE void store_some(float *p, vec v, long count) {
     if (count >= LANES) store(p, v);
     else if (count > 0) memcpy(p, &v, (size_t)count * 4);
+}
+
+/* Half a row of a packed panel: whole numbers of 24 bits, upper 16 bits of all columns first, then the lower 8.
+   Times the scales of the columns they are the weights, to 2^-24 of the largest of each column. */
+INLINE vec unpacked(const uint8_t *row, int half) {
+    const uint8_t *upper = row + half * LANES * 2, *lower = row + PANEL * 2 + half * LANES;
+#if defined(__AVX512F__)
+    const __m512i high = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)upper));
+    const __m512i low = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)lower));
+    return (vec)_mm512_cvtepi32_ps(_mm512_or_si512(_mm512_slli_epi32(high, 8), low));
+#elif defined(__AVX2__)
+    const __m256i high = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)upper));
+    const __m256i low = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)lower));
+    return (vec)_mm256_cvtepi32_ps(_mm256_or_si256(_mm256_slli_epi32(high, 8), low));
+#else
+    int16_t high[LANES];
+    memcpy(high, upper, sizeof high);
+    vec v;
+    for (int l = 0; l < LANES; l++) v[l] = (float)(high[l] * 256 + lower[l]);
+    return v;
+#endif
 }
 
 INLINE vec choose(ivec mask, vec yes, vec no) { return (vec)(((ivec)yes & mask) | ((ivec)no & ~mask)); }

@@ -134,11 +134,12 @@ static void NAME(input_tile)(void *context, long item, int thread) {
     }
 }
 
-/* One (channel, LANES filters) column of taps[9] -> POINTS values, `stride` floats apart. */
-INLINE void NAME(filter)(const float *taps, float *u, long stride) {
+/* One (channel, half a panel of filters) column of 9 packed taps -> POINTS values, `stride` floats apart. */
+INLINE void NAME(filter)(const uint8_t *taps, int half, vec scale, float *u, long stride) {
     vec rows[SIDE][3], o[SIDE];
     for (int j = 0; j < 3; j++) {
-        NAME(filter_line)(load(taps + j * PANEL), load(taps + (3 + j) * PANEL), load(taps + (6 + j) * PANEL), o);
+        NAME(filter_line)(scale * unpacked(taps + j * PACKED_ROW, half), scale * unpacked(taps + (3 + j) * PACKED_ROW, half),
+                          scale * unpacked(taps + (6 + j) * PACKED_ROW, half), o);
         for (int i = 0; i < SIDE; i++) rows[i][j] = o[i];
     }
     for (int i = 0; i < SIDE; i++) {
@@ -185,21 +186,24 @@ static void NAME(products)(void *context, long item, int thread) {
     for (long c = 0; c < w->c; c += DEPTH) {
         const long depth = w->c - c < DEPTH ? w->c - c : DEPTH;
         for (long p = 0; p < panels; p++) {
-            const float *taps = w->weights + ((panel + p) * w->c + c) * 9 * PANEL;
-            for (long i = 0; i < depth; i++)
-                for (int half = 0; half < 2; half++)
-                    NAME(filter)(taps + i * 9 * PANEL + half * LANES,
+            const uint8_t *packed = w->weights + (panel + p) * w->panel_bytes;
+            const uint8_t *taps = packed + PACKED_HEAD + c * 9 * PACKED_ROW;
+            for (int half = 0; half < 2; half++) {
+                const vec scale = load((const float *)packed + half * LANES);
+                for (long i = 0; i < depth; i++)
+                    NAME(filter)(taps + i * 9 * PACKED_ROW, half, scale,
                                  u + p * POINTS * FILTERS + i * PANEL + half * LANES, FILTERS);
+            }
         }
         const float *v = w->v + c / DEPTH * POINTS * w->plane + from * DEPTH;
         /* the taps of the next 64 channels, or of this thread's likely next item, come while this one multiplies */
-        const float *coming = w->weights + (panel * w->c + c + DEPTH) * 9 * PANEL;
-        if (c + DEPTH >= w->c) coming = w->weights + (panel + w->group * w->threads) * w->c * 9 * PANEL;
-        const float *end = w->weights + w->panels * w->c * 9 * PANEL;
+        const uint8_t *coming = w->weights + panel * w->panel_bytes + PACKED_HEAD + (c + DEPTH) * 9 * PACKED_ROW;
+        if (c + DEPTH >= w->c) coming = w->weights + (panel + w->group * w->threads) * w->panel_bytes;
+        const uint8_t *end = w->weights + w->panels * w->panel_bytes;
         for (int point = 0; point < POINTS; point++) {
-            for (long l = 0; l < DEPTH * 9 * PANEL / POINTS + 16; l += 16)
+            for (long l = 0; l < DEPTH * 9 * PACKED_ROW / POINTS + 64; l += 64)
                 if (coming + l < end) __builtin_prefetch(coming + l, 0, 2);
-            coming += DEPTH * 9 * PANEL / POINTS;
+            coming += DEPTH * 9 * PACKED_ROW / POINTS;
             for (long p = 0; p < panels; p++)
                 vitrail_panel(tiles, depth, v + point * w->plane, 0, u + (p * POINTS + point) * FILTERS,
                               m + (p * POINTS + point) * plane, PANEL, c > 0);
