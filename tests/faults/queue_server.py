@@ -1,6 +1,6 @@
-"""A server to be killed: accepts jobs from standard input, one JSON line each, and says which it has accepted.
+"""A server to be killed: accepts jobs from standard input, a JSON line each, and says which it has accepted.
 
-``python queue_server.py FOLDER [DEFENCE]``; the defence that is named is taken out, for the negative controls.
+``python queue_server.py FOLDER [DEFENCE]``; that defence is taken out, for the negative controls.
 """
 
 from __future__ import annotations

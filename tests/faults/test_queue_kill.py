@@ -1,7 +1,8 @@
-"""Row Q1: the server dies at any moment, and no accepted job is lost, none is done twice (and Q3: none given up)."""
+"""Row Q1: the server dies at any moment; no accepted job is lost or done twice (Q3: none is given up)."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import subprocess
@@ -50,11 +51,9 @@ class Server:
 
     def ask(self, key: str, **request: Any) -> None:
         assert self.process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps({"key": key, "request": request}) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass
 
     def kill(self) -> None:
         self.process.kill()
@@ -71,10 +70,8 @@ class Server:
         self._reader.join()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 pipe.close()
-            except BrokenPipeError:
-                pass
 
 
 def ended(engine: DurableEngine, found: Callable[[list[Job]], bool], seconds: float = 120.0) -> list[Job]:
@@ -93,7 +90,7 @@ def all_ended(jobs: list[Job]) -> bool:
 
 
 def killed_round(folder: Path, jobs: int, kills: int, seed: int) -> None:
-    """Ask for ``jobs`` jobs while the server is killed ``kills`` times, retry what was not accepted, and count."""
+    """Ask for ``jobs`` jobs while the server is killed ``kills`` times, retry, and count."""
     chance = random.Random(seed)
     keys = [f"k{number}" for number in range(jobs)]
     accepted: dict[str, str] = {}

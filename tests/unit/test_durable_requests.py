@@ -64,7 +64,7 @@ def test_the_batch_tells_what_may_be_drawn_in_one_pass() -> None:
     def batch(**settings: Any) -> str | None:
         return store_request(parse(TextToImageRequest, {"prompt": "a cat", **settings})).batch
 
-    assert batch(seed=1) == batch(prompt="a dog", seed=2, n=3) is not None
+    assert batch(seed=1) == batch(prompt="a dog", style="noto", seed=2, n=3) is not None
     different = [batch(steps=5), batch(model="other"), batch(width=64, height=64), batch(sampler="euler")]
     assert len({batch(), *different}) == 5
     assert batch(control=[CONTROL]) is None

@@ -1,0 +1,200 @@
+"""A fleet on a real PostgreSQL: workers that know each other by the database alone, one of them cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import light_hands
+import pytest
+
+from vitrail.errors import QueueFullError
+from vitrail.schema import TextToImageRequest
+from vitrail.serving.durable import DurableEngine
+from vitrail.serving.jobs import TERMINAL, Job
+from vitrail.serving.queue_worker import WorkerSettings
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from postgres import postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url"]
+
+WAIT = 120.0
+
+
+class Fleet:
+    """A front end without workers, and workers in processes of their own: only the database joins them."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url, self.folder = url, folder
+        self.front = DurableEngine(
+            str(folder / "front"), database=url, pictures=str(folder / "shared"), workers=0
+        )
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def start(self, number: int, **settings: Any) -> None:
+        for _ in range(number):
+            folder = self.folder / f"worker{len(self.workers)}"
+            folder.mkdir()
+            chosen = WorkerSettings(
+                folder=str(folder),
+                database=self.url,
+                pictures=self.shared,
+                hands=light_hands.COMMAND,
+                lease=5.0,
+                **settings,
+            )
+            process = subprocess.Popen(
+                [sys.executable, "-m", "vitrail.serving.queue_worker"], stdin=subprocess.PIPE
+            )
+            assert process.stdin is not None
+            process.stdin.write(chosen.model_dump_json().encode() + b"\n")
+            process.stdin.flush()
+            self.workers.append(process)
+        self.until(lambda: self.front.workers() >= number)
+
+    def begun(self) -> list[tuple[int, dict[str, Any]]]:
+        return [
+            (number, fact)
+            for number in range(len(self.workers))
+            for fact in light_hands.begun(self.folder / f"worker{number}")
+        ]
+
+    def until(self, found: Callable[[], bool]) -> None:
+        give_up = time.monotonic() + WAIT
+        while not found():
+            assert time.monotonic() < give_up, Counter(job.state for job in self.front.jobs(limit=1000))
+            time.sleep(0.1)
+
+    def ended(self, number: int) -> list[Job]:
+        self.until(lambda: sum(job.state in TERMINAL for job in self.front.jobs(limit=1000)) == number)
+        return self.front.jobs(limit=1000)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            assert worker.stdin is not None
+            worker.stdin.close()
+        for worker in self.workers:
+            worker.wait(30)
+        self.front.close()
+
+
+@pytest.fixture
+def fleet(postgres_url: str, fast_folder: Path) -> Iterator[Fleet]:
+    made = Fleet(postgres_url, fast_folder)
+    yield made
+    made.close()
+
+
+def request(prompt: str = "draw 0.02", **settings: Any) -> TextToImageRequest:
+    return TextToImageRequest(**{"prompt": prompt, "steps": 3, "seed": 7, **settings})
+
+
+def test_three_workers_one_killed_in_the_middle_of_a_job(fleet: Fleet) -> None:
+    """Nothing lost, nothing doubled; a job of another machine is cancelled within seconds; then one stops in
+    good order.
+    """
+    fleet.start(3, batch=2)
+    ids = [fleet.front.submit(request(seed=i, n=2)).id for i in range(40)]
+    slow = fleet.front.submit(request("draw 0.4", steps=50)).id
+    fleet.front.move(slow, before=next(job.id for job in fleet.front.jobs() if job.state == "queued"))
+    fleet.until(lambda: any(fact["job"] == slow for _, fact in fleet.begun()))
+    victim, fact = next((number, fact) for number, fact in fleet.begun() if fact["job"] == slow)
+
+    fleet.workers[victim].kill()
+    give_up = time.monotonic() + 20
+    while Path(f"/proc/{fact['pid']}").exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{fact['pid']}").exists(), "the working process outlived its worker"
+    fleet.until(lambda: fleet.front.job(slow).attempts == 2)
+    assert fleet.front.job(slow).error is None
+    where = [number for number, fact in fleet.begun() if fact["job"] == slow]
+    fleet.until(lambda: len([fact for _, fact in fleet.begun() if fact["job"] == slow]) == 2)
+    where = [number for number, fact in fleet.begun() if fact["job"] == slow]
+    assert len(set(where)) == 2
+
+    start = time.monotonic()
+    fleet.front.cancel(slow)
+    fleet.until(lambda: fleet.front.job(slow).state == "cancelled")
+    assert time.monotonic() - start < 5
+
+    done = {job.id: job for job in fleet.ended(41)}
+    assert {done[id].state for id in ids} == {"succeeded"}
+    assert fleet.front.gallery.count() == 80
+    assert fleet.front.gallery.check().whole
+    for id in ids:
+        assert [one.index for one in done[id].pictures] == [0, 1]
+        assert len(fleet.front.gallery.page(job=id).pictures) == 2
+    times = Counter(fact["job"] for _, fact in fleet.begun())
+    assert all(1 <= times[id] <= done[id].attempts for id in ids)  # begun again only if it was lost
+    assert len({number for number, _ in fleet.begun()}) == 3
+    assert fleet.front.workers() == 2
+
+
+def test_a_worker_that_stops_gives_back_what_it_was_doing(fleet: Fleet) -> None:
+    fleet.start(1)
+    id = fleet.front.submit(request("draw 0.3", steps=100)).id
+    fleet.until(lambda: fleet.front.job(id).step > 0)
+    first = fleet.workers[0]
+    assert first.stdin is not None
+    first.stdin.close()
+    assert first.wait(30) == 0
+    assert fleet.front.job(id).state == "queued"
+    assert fleet.front.workers() == 0
+    fleet.start(1)
+    fleet.until(lambda: fleet.front.job(id).step > 0)
+    job = fleet.front.job(id)
+    assert (job.state, job.attempts) == ("running", 2)
+    fleet.front.cancel(id)
+    fleet.ended(1)
+
+
+def test_a_worker_that_was_cut_off_and_comes_back_doubles_nothing(fleet: Fleet) -> None:
+    """SIGSTOP in the middle of a job is a machine that lost its network: another takes the job over."""
+    fleet.start(2)
+    id = fleet.front.submit(request("draw 0.1", steps=10)).id
+    fleet.until(lambda: len(fleet.begun()) == 1)
+    number, fact = fleet.begun()[0]
+    stopped = (fleet.workers[number].pid, fact["pid"])
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        fleet.until(lambda: fleet.front.job(id).attempts == 2)
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    job = fleet.ended(1)[0]
+    time.sleep(1.5)  # the first one ends too, and says so to nobody
+    assert fleet.front.job(id) == job
+    assert (job.state, job.attempts, len(job.pictures)) == ("succeeded", 2, 1)
+    assert fleet.front.gallery.count() == 1
+    states = [event.job.state for event in fleet.front.events(id) if event.type == "state"]
+    assert states == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_keys_limits_and_order_hold_between_two_front_ends(fleet: Fleet) -> None:
+    with DurableEngine(
+        str(fleet.folder / "second"),
+        database=fleet.url,
+        pictures=fleet.shared,
+        workers=0,
+        queue_limit=3,
+    ) as second:
+        one = fleet.front.submit(request(), key="k")
+        assert second.submit(request(), key="k").id == one.id
+        two, three = second.submit(request(seed=2)).id, fleet.front.submit(request(seed=3)).id
+        with pytest.raises(QueueFullError):
+            second.submit(request(seed=4))
+        second.move(three, before=one.id)
+        assert [job.id for job in fleet.front.jobs()] == [three, one.id, two]
+        assert fleet.front.cancel(two).state == second.job(two).state == "cancelled"
+        assert json.loads(second.job(one.id).model_dump_json())["state"] == "queued"
