@@ -55,9 +55,11 @@ def test_filters_are_packed_as_for_pictures(
     assert lib is not None
     weight = torch.randn(*shape, 3, 3)
     weight = weight.transpose(2, 3) if layout is None else weight.to(memory_format=layout)
-    assert torch.equal(packed_filters(lib, weight, turned=False), pack_winograd(weight, lib.panel))
-    turned = weight.flip(2, 3).transpose(0, 1)
-    assert torch.equal(packed_filters(lib, weight, turned=True), pack_winograd(turned, lib.panel))
+    weight[1], weight[2, 3] = 0.0, 1e-42  # no scale, and one that is far too large for a channel
+    expected = pack_winograd(weight, lib.panel).flatten()
+    assert torch.equal(packed_filters(lib, weight, turned=False), expected)
+    turned = pack_winograd(weight.flip(2, 3).transpose(0, 1), lib.panel).flatten()
+    assert torch.equal(packed_filters(lib, weight, turned=True), turned)
 
 
 @pytest.mark.skipif(library() is None, reason="no C compiler here")
