@@ -408,6 +408,26 @@ there is no model of this name; there are: {all}
     没有这个名称的模型；现有：{all}
 there is no such job; it may have been forgotten
     没有这个任务；可能已被清除
+there is no gallery in {folder}; give another --folder, or --database
+    {folder} 中没有图库；请用 --folder 或 --database 指定
+the picture's id is missing; see vitrail gallery search
+    缺少图片编号；参见 vitrail gallery search
+the folder to write into is missing; add -o FOLDER
+    缺少要写入的文件夹；请加 -o FOLDER
+the file of this picture is gone; run: vitrail gallery check --repair
+    该图片的文件已丢失；请运行：vitrail gallery check --repair
+the file of this picture is damaged; run: vitrail gallery check
+    该图片的文件已损坏；请运行：vitrail gallery check
+the picture to go on from is not there; begin again without 'before'
+    续页所依据的图片已不存在；请去掉 before 重新开始
+databases of kind {kind} are not supported; use postgresql://user@host/name, or leave it out for a file
+    不支持 {kind} 数据库；请使用 postgresql://user@host/name，或不填以使用文件
+the database address cannot be read; write postgresql://user@host/name
+    无法识别数据库地址；请写作 postgresql://user@host/name
+the database {name} refused: {cause}; free some space
+    数据库 {name} 拒绝操作：{cause}；请释放磁盘空间
+the database {name} refused: {cause}; see whether its disk or server is there
+    数据库 {name} 拒绝操作：{cause}；请检查其磁盘或服务器
 there is no such picture; it may have been deleted
     没有这张图片；可能已被删除
 the body is not valid JSON; numbers have at most {most#} digits
