@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from vitrail.data.feature_weights import build_networks
+from vitrail.data import feature_weights
 from vitrail.errors import InputError, VitrailError
 from vitrail.evaluation.features import EfficientNetSpace
 from vitrail.evaluation.image_sets import pair_up
@@ -140,7 +140,7 @@ def _fetch(names: Sequence[str], asked: bool, bar: Bar) -> dict[str, str]:
     for file, wanting in _needing(names).items():
         try:
             if wanting:
-                build_networks(only=file, progress=bar)
+                feature_weights.build_networks(only=file, progress=bar)
         except VitrailError as error:
             if asked:
                 raise
