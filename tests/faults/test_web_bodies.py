@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -387,6 +388,6 @@ def test_bombs_are_refused_on_their_header(server: Served, name: str) -> None:
 def test_control_a_decoder_alone_pays_for_the_bomb() -> None:
     forget_memory()
     before = highest_memory()
-    with pytest.raises(OSError, match="truncated"):
+    with contextlib.suppress(OSError):  # cut off, which it sees only once the memory is taken
         Image.open(io.BytesIO(bomb_png(9_000, 9_000))).convert("RGB").load()
     assert highest_memory() - before > 20 << 20
