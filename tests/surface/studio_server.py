@@ -24,4 +24,5 @@ def serve_studio(
     """
     engine: dict[str, Any] = {"workers": workers} | ({} if hands is None else {"hands": tuple(hands)})
     kept = Places(folder / "studio", **places)
-    return Served(folder, engine=engine, page_policy=csp, add=lambda app: add_studio(app, kept))
+    roots = None if kept.roots is None else (*kept.roots, kept.uploads)
+    return Served(folder, engine=engine, page_policy=csp, roots=roots, add=lambda app: add_studio(app, kept))

@@ -23,7 +23,7 @@ from vitrail.studio.shelf import model_named
 
 __all__ = ["draw_codebook", "make_codebook"]
 
-COUNT = 512
+COUNT = 256
 """How many codes are shown, the most used first."""
 
 COLUMNS = 32

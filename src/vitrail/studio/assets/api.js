@@ -13,7 +13,9 @@ async function call(path, options = {}) {
   const body = isJson ? await answer.json() : null;
   if (!answer.ok) {
     const why = body?.error?.message ?? body?.message ?? body?.error ?? body?.detail;
-    throw Object.assign(new Error(typeof why === "string" ? why : `${answer.status} ${answer.statusText}`), { status: answer.status });
+    throw Object.assign(new Error(typeof why === "string" ? why : `${answer.status} ${answer.statusText}`), {
+      status: answer.status,
+    });
   }
   return body;
 }
@@ -41,7 +43,8 @@ export const thumbnail = (id) => `/api/pictures/${at(id)}/thumbnail`;
 export const picture = (id) => call(`/api/pictures/${at(id)}`);
 export const pictures = (query) => call(`/api/pictures?${new URLSearchParams(query)}`);
 export const favourite = (id, value) => post(`/api/pictures/${at(id)}/favourite`, { favourite: value });
-export const remove = (id) => call(`/api/pictures/${at(id)}`, { method: "DELETE", headers: JSON_TYPE, keepalive: true });
+export const remove = (id) =>
+  call(`/api/pictures/${at(id)}`, { method: "DELETE", headers: JSON_TYPE, keepalive: true });
 export async function fetchBlob(id) {
   const answer = await fetch(file(id));
   if (!answer.ok) throw new Error(t("fileGone"));
@@ -64,7 +67,9 @@ export const folders = () => call(studio("folders"));
 export const newFolder = (name) => post(studio("folders"), { name });
 export const addToFolder = (id, name, blob) =>
   call(studio(`folders/${at(id)}/files?name=${at(name)}`), {
-    method: "POST", headers: { "content-type": "application/octet-stream" }, body: blob,
+    method: "POST",
+    headers: { "content-type": "application/octet-stream" },
+    body: blob,
   });
 export const folderPath = async (folder) => (await post(studio("folders/path"), { folder })).path;
 export const inspect = (folder) => post(studio("inspections"), { folder });

@@ -23,7 +23,8 @@ export async function paintable(blob, { changed = () => {} } = {}) {
   base.style.width = `${width * times}px`;
   const element = h("div", { class: "paint", tabindex: -1 }, base, over, tip);
   const state = { size: Math.max(8, Math.round(width / 8)), soften: 0, erase: false, on: false };
-  let strokes = [], stroke = null;
+  let strokes = [],
+    stroke = null;
 
   const draw = (target, colour) => {
     for (const { points, size, erase } of strokes) {
@@ -37,10 +38,19 @@ export async function paintable(blob, { changed = () => {} } = {}) {
       target.stroke();
     }
   };
-  const redraw = () => { pen.globalCompositeOperation = "source-over"; pen.clearRect(0, 0, width, height); draw(pen, PAINT); };
+  const redraw = () => {
+    pen.globalCompositeOperation = "source-over";
+    pen.clearRect(0, 0, width, height);
+    draw(pen, PAINT);
+  };
   const scale = () => width / (base.getBoundingClientRect().width || width);
-  const at = (event) => { const box = base.getBoundingClientRect(); return [(event.clientX - box.left) * scale(), (event.clientY - box.top) * scale()]; };
-  const softened = () => { over.style.filter = state.soften ? `blur(${state.soften / scale() / 2}px)` : ""; };
+  const at = (event) => {
+    const box = base.getBoundingClientRect();
+    return [(event.clientX - box.left) * scale(), (event.clientY - box.top) * scale()];
+  };
+  const softened = () => {
+    over.style.filter = state.soften ? `blur(${state.soften / scale() / 2}px)` : "";
+  };
 
   element.addEventListener("pointerdown", (event) => {
     if (!state.on || event.button > 0) return;
@@ -54,10 +64,20 @@ export async function paintable(blob, { changed = () => {} } = {}) {
     const box = element.getBoundingClientRect();
     tip.hidden = !state.on || event.pointerType === "touch";
     tip.style.cssText = `left:${event.clientX - box.left - element.clientLeft}px;top:${event.clientY - box.top - element.clientTop}px;width:${state.size / scale()}px;height:${state.size / scale()}px`;
-    if (stroke) { for (const one of event.getCoalescedEvents?.() ?? [event]) stroke.points.push(at(one)); redraw(); }
+    if (stroke) {
+      for (const one of event.getCoalescedEvents?.() ?? [event]) stroke.points.push(at(one));
+      redraw();
+    }
   });
-  element.addEventListener("pointerleave", () => { tip.hidden = true; });
-  const end = () => { if (stroke) { stroke = null; changed(); } };
+  element.addEventListener("pointerleave", () => {
+    tip.hidden = true;
+  });
+  const end = () => {
+    if (stroke) {
+      stroke = null;
+      changed();
+    }
+  };
   element.addEventListener("pointerup", end);
   element.addEventListener("pointercancel", end);
 
@@ -68,26 +88,48 @@ export async function paintable(blob, { changed = () => {} } = {}) {
     softened();
     changed();
   };
-  const undo = () => { strokes.pop(); redraw(); changed(); };
+  const undo = () => {
+    strokes.pop();
+    redraw();
+    changed();
+  };
   const keys = (event) => {
     if (!state.on || typing(event) || document.querySelector("dialog[open]")) return;
-    if ((event.ctrlKey || event.metaKey) && event.key === "z") { event.preventDefault(); undo(); }
-    else if (!singleKeys() || event.ctrlKey || event.metaKey) return;
-    else if (event.key === "[" || event.key === "]") set({ size: event.key === "]" ? Math.max(state.size + 1, state.size * 1.2) : state.size / 1.2 });
+    if ((event.ctrlKey || event.metaKey) && event.key === "z") {
+      event.preventDefault();
+      undo();
+    } else if (!singleKeys() || event.ctrlKey || event.metaKey) return;
+    else if (event.key === "[" || event.key === "]")
+      set({ size: event.key === "]" ? Math.max(state.size + 1, state.size * 1.2) : state.size / 1.2 });
     else if (event.key === "e") set({ erase: !state.erase });
   };
   addEventListener("keydown", keys);
 
   return {
-    element, state, set, undo, width, height,
-    clear() { strokes = []; redraw(); changed(); },
+    element,
+    state,
+    set,
+    undo,
+    width,
+    height,
+    clear() {
+      strokes = [];
+      redraw();
+      changed();
+    },
     painted: () => strokes.some((one) => !one.erase),
     stop: () => removeEventListener("keydown", keys),
     async mask() {
-      const sheet = new OffscreenCanvas(width, height), target = sheet.getContext("2d");
+      const sheet = new OffscreenCanvas(width, height),
+        target = sheet.getContext("2d");
       draw(target, "#fff");
       const pixels = target.getImageData(0, 0, width, height);
-      const alpha = soft(pixels.data.filter((_, i) => i % 4 === 3), width, height, state.soften);
+      const alpha = soft(
+        pixels.data.filter((_, i) => i % 4 === 3),
+        width,
+        height,
+        state.soften,
+      );
       for (let i = 0; i < alpha.length; i += 1) pixels.data.set([alpha[i], alpha[i], alpha[i], 255], 4 * i);
       target.putImageData(pixels, 0, 0);
       return sheet.convertToBlob({ type: "image/png" });

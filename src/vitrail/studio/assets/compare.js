@@ -4,12 +4,28 @@ import { t } from "./i18n.js";
 
 /** `a` and `b`: { src, label }; where their sizes differ the second is stretched over the first. */
 export function comparison(a, b, { width = 512 } = {}) {
-  const range = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": t("compareSlider"), oninput: () => box.style.setProperty("--cut", `${range.value}%`) });
+  const range = h("input", {
+    type: "range",
+    min: 0,
+    max: 100,
+    value: 50,
+    "aria-label": t("compareSlider"),
+    oninput: () => box.style.setProperty("--cut", `${range.value}%`),
+  });
   const under = h("img", { src: b.src, alt: b.label, width, draggable: "false" });
-  const box = h("div", { class: "compare" }, under,
+  const box = h(
+    "div",
+    { class: "compare" },
+    under,
     h("img", { class: "over", src: a.src, alt: a.label, draggable: "false" }),
-    h("span", { class: "side a" }, a.label), h("span", { class: "side b" }, b.label), range);
-  under.addEventListener("load", () => { under.width = under.naturalWidth * Math.max(1, Math.floor(width / Math.max(under.naturalWidth, under.naturalHeight))); });
+    h("span", { class: "side a" }, a.label),
+    h("span", { class: "side b" }, b.label),
+    range,
+  );
+  under.addEventListener("load", () => {
+    under.width =
+      under.naturalWidth * Math.max(1, Math.floor(width / Math.max(under.naturalWidth, under.naturalHeight)));
+  });
   return box;
 }
 

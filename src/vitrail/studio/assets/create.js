@@ -5,27 +5,10 @@ import { fill, h, kept, tried } from "./dom.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { onJob, submit } from "./jobs.js";
+import { fits, GROUPS } from "./setting_groups.js";
 import { drawsFromWords, modelList } from "./shelf.js";
 import { stage } from "./stage.js";
 import { latestStrip } from "./strip.js";
-
-// What stands above the fold; everything else comes from the schema, in these groups.
-const GROUPS = {
-  groupWords: ["negative_prompt", "clip_skip"],
-  groupSampling: ["steps", "cfg_scale", "sampler", "schedule", "shift", "cfg_rescale", "guidance_interval", "truncation", "noise_strength", "noise", "fast"],
-  groupCodes: ["temperature", "top_k", "top_p", "choice_temperature"],
-  groupSurface: ["width", "height", "hires_scale", "hires_strength", "hires_steps", "hires_upscaler", "seamless", "tile", "panorama"],
-  groupVariation: ["subseed", "subseed_strength"],
-  groupAddons: ["lora", "embedding", "vae"],
-};
-// Settings that a kind of model has no use for are not shown with it.
-const CODES = new Set(GROUPS.groupCodes), GANS = new Set(["truncation", "noise_strength", "noise"]);
-const FOREIGN = new Set([...GROUPS.groupAddons, "clip_skip", "fast"]);
-const fits = (name, model) => {
-  if (CODES.has(name)) return model?.kind === "token_transformer";
-  if (GANS.has(name)) return /gan|vae/.test(model?.kind ?? "");
-  return !FOREIGN.has(name) || model?.foreign === true;
-};
 
 let values = kept.get("form", sessionStorage) ?? { n: 1 };
 const store = () => kept.set("form", values, sessionStorage);
@@ -36,25 +19,49 @@ export function fillForm(settings) {
 }
 
 let schema;
-const loadSchema = () => (schema ??= api.form().catch((error) => { schema = undefined; throw error; }));
+const loadSchema = () =>
+  (schema ??= api.form().catch((error) => {
+    schema = undefined;
+    throw error;
+  }));
 
 export function createView(main, model) {
-  if (model) { values = { ...values, model }; store(); history.replaceState(null, "", "#create"); }
-  const form = h("form", { class: "pane form", "aria-label": t("create"), onsubmit: (event) => { event.preventDefault(); start(); } });
+  if (model) {
+    values = { ...values, model };
+    store();
+    history.replaceState(null, "", "#create");
+  }
+  const form = h("form", {
+    class: "pane form",
+    "aria-label": t("create"),
+    onsubmit: (event) => {
+      event.preventDefault();
+      start();
+    },
+  });
   const shown = stage({ title: t("emptyStage"), hint: t("emptyStageHint") });
   const strip = latestStrip((id) => shown.showPicture(id));
   fill(main, h("div", { class: "panes work" }, form, h("div", { class: "panes rows" }, shown.element, strip.element)));
 
-  const start = () => tried(async () => {
-    const request = { kind: "text_to_image", ...Object.fromEntries(Object.entries(values).filter(([, value]) => value != null && value !== "")) };
-    shown.follow(await submit(request));
-  });
+  const start = () =>
+    tried(async () => {
+      const request = {
+        kind: "text_to_image",
+        ...Object.fromEntries(Object.entries(values).filter(([, value]) => value != null && value !== "")),
+      };
+      shown.follow(await submit(request));
+    });
   tried(async () => {
     const [{ fields, samplers, schedules }, models] = await Promise.all([loadSchema(), modelList()]);
     drawForm(form, fields, { sampler: samplers, schedule: schedules }, models.filter(drawsFromWords));
   });
-  const stop = onJob((job, event) => { if (event?.type === "picture") strip.refresh(); });
-  return () => { shown.stop(); stop(); };
+  const stop = onJob((job, event) => {
+    if (event?.type === "picture") strip.refresh();
+  });
+  return () => {
+    shown.stop();
+    stop();
+  };
 }
 
 function drawForm(form, fields, labels, models) {
@@ -68,57 +75,192 @@ function drawForm(form, fields, labels, models) {
   const model = models.find((one) => one.name === (values.model ?? "default")) ?? models[0];
   if (values.style && model?.styles?.length && ![...model.styles, "none"].includes(values.style)) delete values.style;
 
-  const prompt = h("textarea", { id: "prompt", value: values.prompt ?? "", maxlength: 2000, required: true, rows: 3, placeholder: t("promptPlaceholder"),
+  const prompt = h("textarea", {
+    id: "prompt",
+    value: values.prompt ?? "",
+    maxlength: 2000,
+    required: true,
+    rows: 3,
+    placeholder: t("promptPlaceholder"),
     oninput: (event) => set("prompt", event.target.value),
-    onkeydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); form.requestSubmit(); } } });
+    onkeydown: (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+        event.preventDefault();
+        form.requestSubmit();
+      }
+    },
+  });
   const idea = () => {
     const others = EXAMPLES[lang].filter((one) => one !== prompt.value);
     prompt.value = others[Math.floor(Math.random() * others.length)];
     set("prompt", prompt.value);
     prompt.focus();
   };
-  const rest = Object.entries(GROUPS).map(([group, names]) => [group, fields.filter((field) => names.includes(field.name) && fits(field.name, model))]);
+  const rest = Object.entries(GROUPS).map(([group, names]) => [
+    group,
+    fields.filter((field) => names.includes(field.name) && fits(field.name, model)),
+  ]);
   const changed = h("small");
   const count = () => {
     const n = rest.flatMap(([, shown]) => shown).filter((field) => values[field.name] != null).length;
     changed.textContent = n ? t("changed", { n }) : "";
   };
-  const folded = h("details", { id: "more", open: kept.get("more", sessionStorage) ?? false, ontoggle: () => kept.set("more", folded.open, sessionStorage) },
+  const folded = h(
+    "details",
+    {
+      id: "more",
+      open: kept.get("more", sessionStorage) ?? false,
+      ontoggle: () => kept.set("more", folded.open, sessionStorage),
+    },
     h("summary", {}, h("span", {}, t("advanced")), changed),
-    rest.filter(([, shown]) => shown.length).map(([group, shown]) => h("fieldset", {}, h("legend", {}, t(group)),
-      shown.map((field) => setting(field, values[field.name], (value) => set(field.name, value), labels[field.name])))),
-    h("button", { type: "button", class: "quiet", onclick: () => { for (const name of Object.values(GROUPS).flat()) delete values[name]; store(); redraw(); } }, icon("undo"), t("resetAll")));
+    rest
+      .filter(([, shown]) => shown.length)
+      .map(([group, shown]) =>
+        h(
+          "fieldset",
+          {},
+          h("legend", {}, t(group)),
+          shown.map((field) =>
+            setting(field, values[field.name], (value) => set(field.name, value), labels[field.name]),
+          ),
+        ),
+      ),
+    h(
+      "button",
+      {
+        type: "button",
+        class: "quiet",
+        onclick: () => {
+          for (const name of Object.values(GROUPS).flat()) delete values[name];
+          store();
+          redraw();
+        },
+      },
+      icon("undo"),
+      t("resetAll"),
+    ),
+  );
 
-  fill(form,
-    h("div", { class: "scroll" },
-      h("div", { class: "field" }, h("div", { class: "label-row" }, h("label", { for: "prompt" }, t("prompt")),
-        h("button", { type: "button", class: "quiet small", onclick: idea }, icon("idea"), t("surprise"))), prompt),
-      model?.styles?.length ? chips(t("style"), [["", t("anyStyle")], ...model.styles.map((style) => [style, style])], values.style ?? "", (value) => set("style", value)) : null,
+  fill(
+    form,
+    h(
+      "div",
+      { class: "scroll" },
+      h(
+        "div",
+        { class: "field" },
+        h(
+          "div",
+          { class: "label-row" },
+          h("label", { for: "prompt" }, t("prompt")),
+          h("button", { type: "button", class: "quiet small", onclick: idea }, icon("idea"), t("surprise")),
+        ),
+        prompt,
+      ),
+      model?.styles?.length
+        ? chips(
+            t("style"),
+            [["", t("anyStyle")], ...model.styles.map((style) => [style, style])],
+            values.style ?? "",
+            (value) => set("style", value),
+          )
+        : null,
       model?.sizes?.length > 1 ? sizeChips(model, set) : null,
-      chips(t("count"), [1, 2, 4, 8].map((n) => [n, String(n)]), values.n, (n) => set("n", n)),
-      h("div", { class: "pair" }, seedField(set),
-        labelled(t("model"), select(models.map((one) => [one.name, one.name]), model?.name ?? "", (name) => { set("model", name === "default" ? null : name); redraw(); }, { id: "model" }))),
-      folded),
-    h("div", { class: "foot" }, h("button", { class: "main", id: "go" }, icon("create"), t("go"), h("kbd", { "aria-hidden": "true" }, t("goHint")))));
+      chips(
+        t("count"),
+        [1, 2, 4, 8].map((n) => [n, String(n)]),
+        values.n,
+        (n) => set("n", n),
+      ),
+      h(
+        "div",
+        { class: "pair" },
+        seedField(set),
+        labelled(
+          t("model"),
+          select(
+            models.map((one) => [one.name, one.name]),
+            model?.name ?? "",
+            (name) => {
+              set("model", name === "default" ? null : name);
+              redraw();
+            },
+            { id: "model" },
+          ),
+        ),
+      ),
+      folded,
+    ),
+    h(
+      "div",
+      { class: "foot" },
+      h(
+        "button",
+        { class: "main", id: "go" },
+        icon("create"),
+        t("go"),
+        h("kbd", { "aria-hidden": "true" }, t("goHint")),
+      ),
+    ),
+  );
   count();
 }
 
 function sizeChips(model, set) {
   const now = values.width && values.height ? `${values.width}x${values.height}` : "";
   const square = model.sizes.every(([width, height]) => width === height);
-  const choices = model.sizes.map(([width, height]) => [`${width}x${height}`, square ? String(width) : `${width} × ${height}`]);
-  return chips(t("pixelSize"), [["", t("anySize")], ...choices], choices.some(([value]) => value === now) ? now : "", (value) => {
-    const [width, height] = value ? value.split("x").map(Number) : [null, null];
-    set("width", width);
-    set("height", height);
-  });
+  const choices = model.sizes.map(([width, height]) => [
+    `${width}x${height}`,
+    square ? String(width) : `${width} × ${height}`,
+  ]);
+  return chips(
+    t("pixelSize"),
+    [["", t("anySize")], ...choices],
+    choices.some(([value]) => value === now) ? now : "",
+    (value) => {
+      const [width, height] = value ? value.split("x").map(Number) : [null, null];
+      set("width", width);
+      set("height", height);
+    },
+  );
 }
 
 function seedField(set) {
-  const input = h("input", { id: "seed", inputmode: "numeric", value: values.seed ?? "", placeholder: t("random"),
-    oninput: () => set("seed", /^\d+$/.test(input.value) ? Number(input.value) : null) });
-  const put = (value) => { input.value = value ?? ""; set("seed", value); };
-  return h("div", { class: "field" }, h("label", { for: "seed" }, t("seed")), h("div", { class: "with-buttons" }, input,
-    h("button", { type: "button", class: "quiet", "aria-label": t("dice"), title: t("dice"), onclick: () => put(crypto.getRandomValues(new Uint32Array(1))[0]) }, icon("dice")),
-    h("button", { type: "button", class: "quiet", "aria-label": t("noDice"), title: t("noDice"), onclick: () => put(null) }, icon("close"))));
+  const input = h("input", {
+    id: "seed",
+    inputmode: "numeric",
+    value: values.seed ?? "",
+    placeholder: t("random"),
+    oninput: () => set("seed", /^\d+$/.test(input.value) ? Number(input.value) : null),
+  });
+  const put = (value) => {
+    input.value = value ?? "";
+    set("seed", value);
+  };
+  return h(
+    "div",
+    { class: "field" },
+    h("label", { for: "seed" }, t("seed")),
+    h(
+      "div",
+      { class: "with-buttons" },
+      input,
+      h(
+        "button",
+        {
+          type: "button",
+          class: "quiet",
+          "aria-label": t("dice"),
+          title: t("dice"),
+          onclick: () => put(crypto.getRandomValues(new Uint32Array(1))[0]),
+        },
+        icon("dice"),
+      ),
+      h(
+        "button",
+        { type: "button", class: "quiet", "aria-label": t("noDice"), title: t("noDice"), onclick: () => put(null) },
+        icon("close"),
+      ),
+    ),
+  );
 }

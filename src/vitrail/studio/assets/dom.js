@@ -50,15 +50,33 @@ export function toast(text, { bad = false, action = null, seconds = action ? 8 :
   const note = h("div", { class: bad ? "toast bad" : "toast" }, h("span", {}, text));
   const gone = setTimeout(() => note.remove(), seconds * 1000);
   if (action) {
-    note.append(h("button", { type: "button", onclick: () => { clearTimeout(gone); note.remove(); action.run(); } }, action.label));
+    note.append(
+      h(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            clearTimeout(gone);
+            note.remove();
+            action.run();
+          },
+        },
+        action.label,
+      ),
+    );
   }
   toasts.append(note);
-  return () => { clearTimeout(gone); note.remove(); };
+  return () => {
+    clearTimeout(gone);
+    note.remove();
+  };
 }
 
 let translate = async (text) => text;
 /** Says how an error of the server is put into the page's language. */
-export const translateErrorsWith = (work) => { translate = work; };
+export const translateErrorsWith = (work) => {
+  translate = work;
+};
 
 /** Run `work`; where it fails, show its one line. */
 export async function tried(work) {
@@ -72,12 +90,28 @@ export async function tried(work) {
 
 /** Open a dialog with a title and a way to close it; it leaves the page when it closes. */
 export function dialog(title, { close, wide = false, onclose = () => {} }, ...children) {
-  const element = h("dialog", { "aria-label": title, class: wide ? "wide" : "" },
-    h("div", { class: "dialog-head" }, h("h2", {}, title),
-      h("button", { type: "button", class: "quiet", "aria-label": close, title: close, onclick: () => element.close() }, "✕")),
-    ...children);
-  element.addEventListener("close", () => { onclose(); element.remove(); });
-  element.addEventListener("click", (event) => { if (event.target === element) element.close(); });
+  const element = h(
+    "dialog",
+    { "aria-label": title, class: wide ? "wide" : "" },
+    h(
+      "div",
+      { class: "dialog-head" },
+      h("h2", {}, title),
+      h(
+        "button",
+        { type: "button", class: "quiet", "aria-label": close, title: close, onclick: () => element.close() },
+        "✕",
+      ),
+    ),
+    ...children,
+  );
+  element.addEventListener("close", () => {
+    onclose();
+    element.remove();
+  });
+  element.addEventListener("click", (event) => {
+    if (event.target === element) element.close();
+  });
   document.body.append(element);
   element.showModal();
   return element;
@@ -86,9 +120,17 @@ export function dialog(title, { close, wide = false, onclose = () => {} }, ...ch
 export const kept = {
   /** A small value that survives a reload; null where the browser keeps nothing (a private window). */
   get(key, place = localStorage) {
-    try { return JSON.parse(place.getItem(`vitrail.${key}`)); } catch { return null; }
+    try {
+      return JSON.parse(place.getItem(`vitrail.${key}`));
+    } catch {
+      return null;
+    }
   },
   set(key, value, place = localStorage) {
-    try { place.setItem(`vitrail.${key}`, JSON.stringify(value)); } catch { /* private window: nothing is kept */ }
+    try {
+      place.setItem(`vitrail.${key}`, JSON.stringify(value));
+    } catch {
+      /* private window: nothing is kept */
+    }
   },
 };

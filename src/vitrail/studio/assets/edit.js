@@ -4,134 +4,306 @@ import { paintable } from "./brush.js";
 import { comparison } from "./compare.js";
 import { chips, labelled, select, slider } from "./controls.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
+import { edges, MODES, percent, requestOf } from "./edit_modes.js";
 import { pickFromGallery } from "./gallery.js";
 import { t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { submit } from "./jobs.js";
 import { actions, image } from "./picture.js";
-import { drawsFromWords, hasTokenizer, modelList, named } from "./shelf.js";
+import { modelList, named } from "./shelf.js";
 import { stage } from "./stage.js";
 
-const MODES = {
-  redraw: { icon: "edit", brush: true, words: true, count: true, models: (model) => drawsFromWords(model) && model.kind !== "token_transformer" },
-  inpaint: { icon: "brush", brush: true, words: true, count: true, models: (model) => drawsFromWords(model) },
-  outpaint: { icon: "enlarge", words: true, count: true, models: (model) => drawsFromWords(model) },
-  variations: { icon: "vary", count: true, models: (model) => drawsFromWords(model) || hasTokenizer(model) },
-  enlarge: { icon: "plus", needs: "realesrgan-x4", models: (model) => model.here && model.kind === "rrdb" },
-  repair: { icon: "eraser", brush: true, needs: "migan", models: (model) => model.here && (model.kind === "migan" || model.foreign) },
-};
-
-/** The request of a mode; `form` holds what the person chose. */
-function requestOf(mode, form, picture, mask) {
-  const { prompt, model, n, seed } = form;
-  const drawn = { n, ...(model && { model }), ...(seed != null && { seed }) };
-  switch (mode) {
-    case "redraw": return { kind: "edit", picture, prompt, strength: form.strength, ...drawn, ...(mask && { mask }) };
-    case "inpaint": return { kind: "inpaint", picture, mask, prompt, ...drawn };
-    case "outpaint": return { kind: "inpaint", picture, prompt, expand: form.expand, ...drawn };
-    case "variations": return { kind: "vary", picture, amount: form.amount, ...drawn };
-    case "enlarge": return { kind: "upscale", picture, scale: form.scale, ...(model && { model }) };
-    default: return { kind: "repair", picture, mask, ...(model && { model }) };
-  }
-}
-
 export function editView(main, id, asked) {
-  const form = { prompt: "", model: null, n: 1, strength: 0.6, amount: 0.3, scale: 4, expand: { left: 32, right: 32, top: 0, bottom: 0 } };
-  let mode = MODES[asked] ? asked : "redraw", models = [], blob = null, paint = null, showing = "input", made = null;
-  const panel = h("form", { class: "pane form", onsubmit: (event) => { event.preventDefault(); start(); } });
+  const form = {
+    prompt: "",
+    model: null,
+    n: 1,
+    strength: 0.6,
+    amount: 0.3,
+    scale: 4,
+    expand: { left: 32, right: 32, top: 0, bottom: 0 },
+  };
+  let mode = MODES[asked] ? asked : "redraw",
+    models = [],
+    blob = null,
+    paint = null,
+    showing = "input",
+    made = null;
+  const panel = h("form", {
+    class: "pane form",
+    onsubmit: (event) => {
+      event.preventDefault();
+      start();
+    },
+  });
   const tabs = h("div", { class: "row", role: "tablist" });
   const place = h("div", { class: "result-of" });
-  const shown = stage({ title: t("choose"), hint: t("dropHere"), remember: "edited", done: (job) => {
-    made = job;
-    const reshaped = Object.values(job.request?.expand ?? {}).some(Boolean);
-    show(reshaped || job.pictures.length > 1 || !blob ? "result" : "both");
-  } });
-
-  const take = (found) => tried(async () => {
-    const next = await paintable(found, { changed: () => tools() });
-    paint?.stop();
-    [blob, paint, made] = [found, next, null];
-    kept.set("edited", null, sessionStorage);
-    draw();
-    show("input");
+  const shown = stage({
+    title: t("choose"),
+    hint: t("dropHere"),
+    remember: "edited",
+    done: (job) => {
+      made = job;
+      const reshaped = Object.values(job.request?.expand ?? {}).some(Boolean);
+      show(reshaped || job.pictures.length > 1 || !blob ? "result" : "both");
+    },
   });
+
+  const take = (found) =>
+    tried(async () => {
+      const next = await paintable(found, { changed: () => tools() });
+      paint?.stop();
+      [blob, paint, made] = [found, next, null];
+      kept.set("edited", null, sessionStorage);
+      draw();
+      show("input");
+    });
   const pick = () => pickFromGallery(async (picture) => take(await api.fetchBlob(picture.id)));
-  const file = h("input", { type: "file", id: "file", class: "skip", accept: "image/png,image/jpeg,image/webp", onchange: () => file.files[0] && take(file.files[0]) });
+  const file = h("input", {
+    type: "file",
+    id: "file",
+    class: "skip",
+    accept: "image/png,image/jpeg,image/webp",
+    onchange: () => file.files[0] && take(file.files[0]),
+  });
 
   const show = (what) => {
     showing = what;
     const result = made?.pictures[0];
-    fill(tabs, result ? ["input", "result", "both"].map((one) => h("button", { type: "button", role: "tab", "aria-selected": String(one === what), "aria-pressed": String(one === what), onclick: () => show(one) },
-      t({ input: "showInput", result: "showResult", both: "showBoth" }[one]))) : null);
-    const before = () => comparison({ src: URL.createObjectURL(blob), label: t("before") }, { src: api.file(result.id), label: t("after") });
+    fill(
+      tabs,
+      result
+        ? ["input", "result", "both"].map((one) =>
+            h(
+              "button",
+              {
+                type: "button",
+                role: "tab",
+                "aria-selected": String(one === what),
+                "aria-pressed": String(one === what),
+                onclick: () => show(one),
+              },
+              t({ input: "showInput", result: "showResult", both: "showBoth" }[one]),
+            ),
+          )
+        : null,
+    );
+    const before = () =>
+      comparison(
+        { src: URL.createObjectURL(blob), label: t("before") },
+        { src: api.file(result.id), label: t("after") },
+      );
     if (what === "input" || !result) fill(place, paint ? paint.element : null);
     else if (what === "both" && blob) fill(place, before());
-    else fill(place, made.pictures.map((picture) => image({ ...picture, prompt: made.title }, { most: made.pictures.length > 1 ? 256 : 512 })));
+    else
+      fill(
+        place,
+        made.pictures.map((picture) =>
+          image({ ...picture, prompt: made.title }, { most: made.pictures.length > 1 ? 256 : 512 }),
+        ),
+      );
     if (result && what !== "input") {
-      place.append(h("div", { class: "row" }, h("button", { type: "button", onclick: () => tried(async () => take(await api.fetchBlob(result.id))) }, icon("input"), t("goOnWith"))), actions(result, { input: false }));
+      place.append(
+        h(
+          "div",
+          { class: "row" },
+          h(
+            "button",
+            { type: "button", onclick: () => tried(async () => take(await api.fetchBlob(result.id))) },
+            icon("input"),
+            t("goOnWith"),
+          ),
+        ),
+        actions(result, { input: false }),
+      );
     }
     fill(shown.element, h("div", { class: "result-of" }, tabs, place));
   };
 
   const brush = h("div", { class: "stack" });
-  const size = slider(t("brushSize"), { min: 2, max: 160, value: 16, id: "brush", oninput: (value) => paint?.set({ size: value }) });
+  const size = slider(t("brushSize"), {
+    min: 2,
+    max: 160,
+    value: 16,
+    id: "brush",
+    oninput: (value) => paint?.set({ size: value }),
+  });
   const soften = slider(t("soften"), { min: 0, max: 64, value: 0, oninput: (value) => paint?.set({ soften: value }) });
-  const eraser = h("button", { type: "button", onclick: () => paint?.set({ erase: !paint.state.erase }) }, icon("eraser"), t("eraser"));
-  fill(brush, size.element, soften.element, h("div", { class: "row" }, eraser,
-    h("button", { type: "button", onclick: () => paint?.undo() }, icon("undo"), t("undo")), h("button", { type: "button", onclick: () => paint?.clear() }, t("clear"))));
+  const eraser = h(
+    "button",
+    { type: "button", onclick: () => paint?.set({ erase: !paint.state.erase }) },
+    icon("eraser"),
+    t("eraser"),
+  );
+  fill(
+    brush,
+    size.element,
+    soften.element,
+    h(
+      "div",
+      { class: "row" },
+      eraser,
+      h("button", { type: "button", onclick: () => paint?.undo() }, icon("undo"), t("undo")),
+      h("button", { type: "button", onclick: () => paint?.clear() }, t("clear")),
+    ),
+  );
   const tools = () => {
     if (!paint) return;
     size.put(paint.state.size);
     eraser.setAttribute("aria-pressed", String(paint.state.erase));
   };
 
-  const start = () => tried(async () => {
-    if (!blob) return toast(t("needPicture"), { bad: true });
-    const { brush: brushed } = MODES[mode], painted = brushed && paint.painted();
-    if (brushed && mode !== "redraw" && !painted) return toast(t("paintFirst"), { bad: true });
-    if (mode === "outpaint" && !Object.values(form.expand).some(Boolean)) return toast(t("extendFirst"), { bad: true });
-    const picture = await api.fileRef(blob, blob.name ?? "picture.png");
-    const mask = painted ? await api.fileRef(await paint.mask(), "mask.png") : null;
-    made = null;
-    shown.follow(await submit(requestOf(mode, form, picture, mask)));
-    return undefined;
-  });
+  const start = () =>
+    tried(async () => {
+      if (!blob) return toast(t("needPicture"), { bad: true });
+      const { brush: brushed } = MODES[mode],
+        painted = brushed && paint.painted();
+      if (brushed && mode !== "redraw" && !painted) return toast(t("paintFirst"), { bad: true });
+      if (mode === "outpaint" && !Object.values(form.expand).some(Boolean))
+        return toast(t("extendFirst"), { bad: true });
+      const picture = await api.fileRef(blob, blob.name ?? "picture.png");
+      const mask = painted ? await api.fileRef(await paint.mask(), "mask.png") : null;
+      made = null;
+      shown.follow(await submit(requestOf(mode, form, picture, mask)));
+      return undefined;
+    });
 
   const draw = () => {
     const { brush: brushed, words, count, needs, models: fits } = MODES[mode];
     const usable = models.filter(fits);
-    form.model = (usable.find((one) => one.name === form.model) ?? usable.find((one) => one.name === (needs ?? "default")) ?? usable[0])?.name ?? null;
+    form.model =
+      (
+        usable.find((one) => one.name === form.model) ??
+        usable.find((one) => one.name === (needs ?? "default")) ??
+        usable[0]
+      )?.name ?? null;
     const missing = models.length && needs && !usable.length && !named(models, needs);
     paint?.set({ on: Boolean(brushed) });
-    fill(panel, h("div", { class: "scroll" },
-      h("div", { class: "row" }, file, h("label", { for: "file", class: "button" }, icon("folder"), blob ? t("chooseOther") : t("choose")), h("button", { type: "button", onclick: pick }, icon("gallery"), t("fromGallery"))),
-      h("div", { class: "modes", role: "radiogroup", "aria-label": t("what") }, Object.entries(MODES).map(([name, { icon: drawing }]) =>
-        h("label", {}, h("input", { type: "radio", name: "mode", value: name, checked: name === mode, onchange: () => { mode = name; draw(); } }), h("span", {}, icon(drawing), t(name))))),
-      h("p", { class: "note" }, t(`${mode}Hint`)),
-      missing ? h("div", { class: "notice" }, t("needsModel", { name: needs }), h("a", { href: `#models/${needs}` }, t("toModels"))) : null,
-      words ? labelled(t("prompt"), h("textarea", { id: "prompt", rows: 2, value: form.prompt, placeholder: t("promptPlaceholder"), oninput: (event) => { form.prompt = event.target.value; },
-        onkeydown: (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); panel.requestSubmit(); } } })) : null,
-      mode === "redraw" ? percent(t("strength"), form, "strength") : null,
-      mode === "variations" ? percent(t("amount"), form, "amount") : null,
-      mode === "enlarge" ? chips(t("scale"), [[2, "2×"], [4, "4×"]], form.scale, (value) => { form.scale = value; }) : null,
-      mode === "outpaint" ? edges(form) : null,
-      brushed ? brush : null,
-      count ? chips(t("count"), [1, 2, 4].map((n) => [n, String(n)]), form.n, (n) => { form.n = n; }) : null,
-      usable.length > 1 ? labelled(t("model"), select(usable.map((one) => [one.name, one.name]), form.model, (name) => { form.model = name; })) : null),
-    h("div", { class: "foot" }, h("button", { class: "main", id: "go", disabled: Boolean(missing) }, icon(MODES[mode].icon), t("run"))));
+    fill(
+      panel,
+      h(
+        "div",
+        { class: "scroll" },
+        h(
+          "div",
+          { class: "row" },
+          file,
+          h("label", { for: "file", class: "button" }, icon("folder"), blob ? t("chooseOther") : t("choose")),
+          h("button", { type: "button", onclick: pick }, icon("gallery"), t("fromGallery")),
+        ),
+        h(
+          "div",
+          { class: "modes", role: "radiogroup", "aria-label": t("what") },
+          Object.entries(MODES).map(([name, { icon: drawing }]) =>
+            h(
+              "label",
+              {},
+              h("input", {
+                type: "radio",
+                name: "mode",
+                value: name,
+                checked: name === mode,
+                onchange: () => {
+                  mode = name;
+                  draw();
+                },
+              }),
+              h("span", {}, icon(drawing), t(name)),
+            ),
+          ),
+        ),
+        h("p", { class: "note" }, t(`${mode}Hint`)),
+        missing
+          ? h(
+              "div",
+              { class: "notice" },
+              t("needsModel", { name: needs }),
+              h("a", { href: `#models/${needs}` }, t("toModels")),
+            )
+          : null,
+        words
+          ? labelled(
+              t("prompt"),
+              h("textarea", {
+                id: "prompt",
+                rows: 2,
+                value: form.prompt,
+                placeholder: t("promptPlaceholder"),
+                oninput: (event) => {
+                  form.prompt = event.target.value;
+                },
+                onkeydown: (event) => {
+                  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+                    event.preventDefault();
+                    panel.requestSubmit();
+                  }
+                },
+              }),
+            )
+          : null,
+        mode === "redraw" ? percent(t("strength"), form, "strength") : null,
+        mode === "variations" ? percent(t("amount"), form, "amount") : null,
+        mode === "enlarge"
+          ? chips(
+              t("scale"),
+              [
+                [2, "2×"],
+                [4, "4×"],
+              ],
+              form.scale,
+              (value) => {
+                form.scale = value;
+              },
+            )
+          : null,
+        mode === "outpaint" ? edges(form) : null,
+        brushed ? brush : null,
+        count
+          ? chips(
+              t("count"),
+              [1, 2, 4].map((n) => [n, String(n)]),
+              form.n,
+              (n) => {
+                form.n = n;
+              },
+            )
+          : null,
+        usable.length > 1
+          ? labelled(
+              t("model"),
+              select(
+                usable.map((one) => [one.name, one.name]),
+                form.model,
+                (name) => {
+                  form.model = name;
+                },
+              ),
+            )
+          : null,
+      ),
+      h(
+        "div",
+        { class: "foot" },
+        h("button", { class: "main", id: "go", disabled: Boolean(missing) }, icon(MODES[mode].icon), t("run")),
+      ),
+    );
     tools();
   };
 
-  const dropped = (event) => { event.preventDefault(); take(event.detail); };
+  const dropped = (event) => {
+    event.preventDefault();
+    take(event.detail);
+  };
   main.addEventListener("picture-dropped", dropped);
   fill(main, h("div", { class: "panes work" }, panel, shown.element));
   draw();
-  tried(async () => { models = await modelList(); draw(); });
+  tried(async () => {
+    models = await modelList();
+    draw();
+  });
   if (id) tried(async () => take(await api.fetchBlob(id)));
-  return () => { paint?.stop(); shown.stop(); };
+  return () => {
+    paint?.stop();
+    shown.stop();
+  };
 }
-
-const percent = (label, form, name) => slider(label, { min: 0, max: 1, step: 0.05, value: form[name], show: (value) => `${Math.round(100 * value)} %`, oninput: (value) => { form[name] = value; } }).element;
-
-const edges = (form) => h("div", { class: "field" }, h("span", { class: "label" }, t("edges")), h("div", { class: "edges" }, ["left", "right", "top", "bottom"].map((side) =>
-  labelled(t(`${side}2`), h("input", { type: "number", min: 0, max: 2048, step: 8, value: form.expand[side], oninput: (event) => { form.expand[side] = Math.max(0, Math.round(Number(event.target.value) || 0)); } })))));

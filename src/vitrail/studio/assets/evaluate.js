@@ -13,50 +13,173 @@ import { modelList } from "./shelf.js";
 const SETS = new Set(["emoji", "fashion-mnist"]); // built sets go by their names
 
 export function evaluateView(main, chosen) {
-  const list = h("ul", { class: "runs" }), body = h("section", { class: "pane stack" });
-  const draw = () => tried(async () => {
-    const { reports, metrics } = await api.reports();
-    fill(list, reports.map((one) => h("li", {}, h("a", { href: `#evaluate/${one.id}`, "aria-current": one.id === chosen ? "page" : null },
-      h("b", {}, one.name), h("small", {}, [t("onPictures", { n: one.n }), one.created && when(one.created)].filter(Boolean).join(" · "))))), reports.length ? null : h("li", { class: "note" }, t("noReports")));
-    const found = reports.find((one) => one.id === chosen);
-    if (found) showReport(body, found);
-    else if (chosen === "compare") compareReports(body, reports, metrics);
-    else newEvaluation(body);
-  });
-  fill(main, h("div", { class: "panes list" },
-    h("section", { class: "pane stack" }, h("div", { class: "page-head" }, h("h2", {}, t("evaluate")), h("p", {}, t("evaluateHint"))),
-      h("div", { class: "row" }, h("a", { class: "button main", href: "#evaluate" }, icon("plus"), t("newEvaluation")), h("a", { class: "button", href: "#evaluate/compare" }, icon("compare"), t("compareReports"))),
-      h("h3", {}, t("reports")), list),
-    body));
+  const list = h("ul", { class: "runs" }),
+    body = h("section", { class: "pane stack" });
+  const draw = () =>
+    tried(async () => {
+      const { reports, metrics } = await api.reports();
+      fill(
+        list,
+        reports.map((one) =>
+          h(
+            "li",
+            {},
+            h(
+              "a",
+              { href: `#evaluate/${one.id}`, "aria-current": one.id === chosen ? "page" : null },
+              h("b", {}, one.name),
+              h(
+                "small",
+                {},
+                [t("onPictures", { n: one.n }), one.created && when(one.created)].filter(Boolean).join(" · "),
+              ),
+            ),
+          ),
+        ),
+        reports.length ? null : h("li", { class: "note" }, t("noReports")),
+      );
+      const found = reports.find((one) => one.id === chosen);
+      if (found) showReport(body, found);
+      else if (chosen === "compare") compareReports(body, reports, metrics);
+      else newEvaluation(body);
+    });
+  fill(
+    main,
+    h(
+      "div",
+      { class: "panes list" },
+      h(
+        "section",
+        { class: "pane stack" },
+        h("div", { class: "page-head" }, h("h2", {}, t("evaluate")), h("p", {}, t("evaluateHint"))),
+        h(
+          "div",
+          { class: "row" },
+          h("a", { class: "button main", href: "#evaluate" }, icon("plus"), t("newEvaluation")),
+          h("a", { class: "button", href: "#evaluate/compare" }, icon("compare"), t("compareReports")),
+        ),
+        h("h3", {}, t("reports")),
+        list,
+      ),
+      body,
+    ),
+  );
   draw();
-  return onJob((job) => { if (job.kind === "evaluate" && ended(job)) draw(); });
+  return onJob((job) => {
+    if (job.kind === "evaluate" && ended(job)) draw();
+  });
 }
 
 function showReport(body, one) {
   const src = api.report(one.id);
-  fill(body, h("div", { class: "row" }, h("h2", {}, one.name), h("a", { class: "button", href: src, target: "_blank", rel: "noopener" }, icon("enlarge"), t("ownTab"))),
-    one.verdict.length ? h("ul", { class: "advice" }, one.verdict.map((line) => h("li", { class: line.tone }, line[lang]))) : null,
-    h("iframe", { class: "report", src, title: one.name, sandbox: "allow-scripts" }));
+  fill(
+    body,
+    h(
+      "div",
+      { class: "row" },
+      h("h2", {}, one.name),
+      h("a", { class: "button", href: src, target: "_blank", rel: "noopener" }, icon("enlarge"), t("ownTab")),
+    ),
+    one.verdict.length
+      ? h(
+          "ul",
+          { class: "advice" },
+          one.verdict.map((line) => h("li", { class: line.tone }, line[lang])),
+        )
+      : null,
+    h("iframe", { class: "report", src, title: one.name, sandbox: "allow-scripts" }),
+  );
 }
 
 /** Every figure of every report; the best of a row is marked where "best" has a meaning. */
 function compareReports(body, reports, metrics) {
-  if (reports.length < 2) return fill(body, h("div", { class: "empty" }, rose({ share: 0.4 }).element, h("p", {}, t("needTwoReports"))));
-  const chosen = new Set(reports.slice(0, 5).map((one) => one.id)), table = h("div", { class: "wide-table" });
+  if (reports.length < 2)
+    return fill(body, h("div", { class: "empty" }, rose({ share: 0.4 }).element, h("p", {}, t("needTwoReports"))));
+  const chosen = new Set(reports.slice(0, 5).map((one) => one.id)),
+    table = h("div", { class: "wide-table" });
   const draw = () => {
     const columns = reports.filter((one) => chosen.has(one.id));
     const names = Object.keys(metrics).filter((name) => columns.some((one) => one.metrics[name]));
-    fill(table, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, t("metric")), columns.map((one) => h("th", { class: "n" }, h("a", { href: `#evaluate/${one.id}` }, one.name))))),
-      h("tbody", {}, names.map((name) => {
-        const values = columns.map((one) => one.metrics[name]?.value ?? null), known = values.filter((value) => value != null);
-        const best = known.length < 2 || metrics[name].better === "real" ? null : Math[metrics[name].better === "higher" ? "max" : "min"](...known);
-        return h("tr", {}, h("th", { scope: "row" }, metrics[name][lang], " ", h("small", {}, { higher: "↑", lower: "↓", real: "≈" }[metrics[name].better])),
-          columns.map((one, i) => h("td", { class: "n" }, values[i] == null ? "–" : h(values[i] === best ? "b" : "span", {}, short(values[i])),
-            one.metrics[name]?.ci95 ? h("small", {}, ` ${one.metrics[name].ci95.map((end) => (end == null ? "?" : short(end))).join(" – ")}`) : null)));
-      }))));
+    fill(
+      table,
+      h(
+        "table",
+        {},
+        h(
+          "thead",
+          {},
+          h(
+            "tr",
+            {},
+            h("th", {}, t("metric")),
+            columns.map((one) => h("th", { class: "n" }, h("a", { href: `#evaluate/${one.id}` }, one.name))),
+          ),
+        ),
+        h(
+          "tbody",
+          {},
+          names.map((name) => {
+            const values = columns.map((one) => one.metrics[name]?.value ?? null),
+              known = values.filter((value) => value != null);
+            const best =
+              known.length < 2 || metrics[name].better === "real"
+                ? null
+                : Math[metrics[name].better === "higher" ? "max" : "min"](...known);
+            return h(
+              "tr",
+              {},
+              h(
+                "th",
+                { scope: "row" },
+                metrics[name][lang],
+                " ",
+                h("small", {}, { higher: "↑", lower: "↓", real: "≈" }[metrics[name].better]),
+              ),
+              columns.map((one, i) =>
+                h(
+                  "td",
+                  { class: "n" },
+                  values[i] == null ? "–" : h(values[i] === best ? "b" : "span", {}, short(values[i])),
+                  one.metrics[name]?.ci95
+                    ? h(
+                        "small",
+                        {},
+                        ` ${one.metrics[name].ci95.map((end) => (end == null ? "?" : short(end))).join(" – ")}`,
+                      )
+                    : null,
+                ),
+              ),
+            );
+          }),
+        ),
+      ),
+    );
   };
-  fill(body, h("h2", {}, t("compareReports")), h("p", { class: "note" }, t("compareHint")),
-    h("div", { class: "row" }, reports.map((one) => h("label", { class: "check" }, h("input", { type: "checkbox", checked: chosen.has(one.id), onchange: (event) => { chosen[event.target.checked ? "add" : "delete"](one.id); draw(); } }), one.name))), table);
+  fill(
+    body,
+    h("h2", {}, t("compareReports")),
+    h("p", { class: "note" }, t("compareHint")),
+    h(
+      "div",
+      { class: "row" },
+      reports.map((one) =>
+        h(
+          "label",
+          { class: "check" },
+          h("input", {
+            type: "checkbox",
+            checked: chosen.has(one.id),
+            onchange: (event) => {
+              chosen[event.target.checked ? "add" : "delete"](one.id);
+              draw();
+            },
+          }),
+          one.name,
+        ),
+      ),
+    ),
+    table,
+  );
   draw();
   return undefined;
 }
@@ -65,34 +188,85 @@ function newEvaluation(body) {
   const form = { what: "model", model: "default", seeds: 2 };
   const fields = h("div", { class: "stack" });
   const prompts = h("textarea", { id: "prompts", rows: 6, value: EXAMPLES[lang].join("\n") });
-  const folder = folderPicker(t("folderToJudge")), against = h("input", { id: "against", placeholder: "emoji" });
+  const folder = folderPicker(t("folderToJudge")),
+    against = h("input", { id: "against", placeholder: "emoji" });
   const limit = h("input", { id: "limit", type: "number", min: 2, max: 100000, value: 500 });
   let models = [];
-  const start = () => tried(async () => {
-    const request = { kind: "evaluate", language: lang, ...(limit.value && { limit: Number(limit.value) }) };
-    const reference = against.value.trim();
-    if (reference) request.against = SETS.has(reference) ? reference : await api.folderPath(reference);
-    if (form.what === "model") {
-      const lines = prompts.value.split("\n").map((line) => line.trim()).filter(Boolean);
-      if (!lines.length) return toast(t("needPrompts"), { bad: true });
-      Object.assign(request, { model: form.model, prompts: lines, seeds: form.seeds });
-    } else {
-      if (!folder.value()) return toast(t("needFolder"), { bad: true });
-      request.pictures = await api.folderPath(folder.value());
-    }
-    await submit(request);
-    toast(t("evaluationStarted"));
-    return undefined;
+  const start = () =>
+    tried(async () => {
+      const request = { kind: "evaluate", language: lang, ...(limit.value && { limit: Number(limit.value) }) };
+      const reference = against.value.trim();
+      if (reference) request.against = SETS.has(reference) ? reference : await api.folderPath(reference);
+      if (form.what === "model") {
+        const lines = prompts.value
+          .split("\n")
+          .map((line) => line.trim())
+          .filter(Boolean);
+        if (!lines.length) return toast(t("needPrompts"), { bad: true });
+        Object.assign(request, { model: form.model, prompts: lines, seeds: form.seeds });
+      } else {
+        if (!folder.value()) return toast(t("needFolder"), { bad: true });
+        request.pictures = await api.folderPath(folder.value());
+      }
+      await submit(request);
+      toast(t("evaluationStarted"));
+      return undefined;
+    });
+  const draw = () =>
+    fill(
+      fields,
+      form.what === "model"
+        ? [
+            labelled(
+              t("model"),
+              select(
+                models.map((one) => [one.name, one.name]),
+                form.model,
+                (name) => {
+                  form.model = name;
+                },
+              ),
+            ),
+            labelled(t("prompts"), prompts),
+            chips(
+              t("perPrompt"),
+              [1, 2, 4].map((n) => [n, String(n)]),
+              form.seeds,
+              (n) => {
+                form.seeds = n;
+              },
+            ),
+          ]
+        : folder.element,
+      labelled(t("against"), against, t("againstHint")),
+      labelled(t("limit"), limit),
+    );
+  fill(
+    body,
+    h("h2", {}, t("newEvaluation")),
+    chips(
+      t("what"),
+      [
+        ["model", t("judgeModel")],
+        ["folder", t("judgeFolder")],
+      ],
+      form.what,
+      (what) => {
+        form.what = what;
+        draw();
+      },
+      { named: false },
+    ),
+    fields,
+    h(
+      "div",
+      { class: "row" },
+      h("button", { type: "button", class: "main", id: "go", onclick: start }, icon("evaluate"), t("run")),
+    ),
+  );
+  tried(async () => {
+    models = (await modelList()).filter((one) => one.here && !one.problem && one.draws);
+    draw();
   });
-  const draw = () => fill(fields,
-    form.what === "model" ? [
-      labelled(t("model"), select(models.map((one) => [one.name, one.name]), form.model, (name) => { form.model = name; })),
-      labelled(t("prompts"), prompts), chips(t("perPrompt"), [1, 2, 4].map((n) => [n, String(n)]), form.seeds, (n) => { form.seeds = n; }),
-    ] : folder.element,
-    labelled(t("against"), against, t("againstHint")), labelled(t("limit"), limit));
-  fill(body, h("h2", {}, t("newEvaluation")),
-    chips(t("what"), [["model", t("judgeModel")], ["folder", t("judgeFolder")]], form.what, (what) => { form.what = what; draw(); }, { named: false }),
-    fields, h("div", { class: "row" }, h("button", { type: "button", class: "main", id: "go", onclick: start }, icon("evaluate"), t("run"))));
-  tried(async () => { models = (await modelList()).filter((one) => one.here && !one.problem && one.draws); draw(); });
   draw();
 }

@@ -10,17 +10,44 @@ const TAKEN = /\.(png|jpe?g|webp|txt)$/i;
 
 /** A control whose `value()` is a path or an upload's id; `changed()` is called when another one is chosen. */
 export function folderPicker(label, changed = () => {}) {
-  const path = h("input", { id: "folder", placeholder: "/home/me/pictures", oninput: () => { uploaded.value = ""; changed(); } });
-  const uploaded = select([["", t("noUpload")]], "", (id) => { if (id) path.value = ""; changed(); }, { "aria-label": t("uploads") });
-  const input = h("input", { type: "file", id: "folder-files", class: "skip", multiple: true, webkitdirectory: "", onchange: () => tried(send) });
+  const path = h("input", {
+    id: "folder",
+    placeholder: "/home/me/pictures",
+    oninput: () => {
+      uploaded.value = "";
+      changed();
+    },
+  });
+  const uploaded = select(
+    [["", t("noUpload")]],
+    "",
+    (id) => {
+      if (id) path.value = "";
+      changed();
+    },
+    { "aria-label": t("uploads") },
+  );
+  const input = h("input", {
+    type: "file",
+    id: "folder-files",
+    class: "skip",
+    multiple: true,
+    webkitdirectory: "",
+    onchange: () => tried(send),
+  });
   const state = h("p", { class: "note", "aria-live": "polite" });
   const where = h("small");
 
   const list = async () => {
     const { folders, roots } = await api.folders();
-    fill(uploaded, h("option", { value: "" }, t("noUpload")), folders.map((one) => h("option", { value: one.id }, t("uploadOf", { name: one.name, n: one.pictures }))));
+    fill(
+      uploaded,
+      h("option", { value: "" }, t("noUpload")),
+      folders.map((one) => h("option", { value: one.id }, t("uploadOf", { name: one.name, n: one.pictures }))),
+    );
     uploaded.hidden = folders.length === 0;
-    where.textContent = roots == null ? t("pathHere") : roots.length ? t("pathBelow", { roots: roots.join(", ") }) : t("pathNone");
+    where.textContent =
+      roots == null ? t("pathHere") : roots.length ? t("pathBelow", { roots: roots.join(", ") }) : t("pathNone");
     path.disabled = roots != null && roots.length === 0;
   };
   const send = async () => {
@@ -30,7 +57,10 @@ export function folderPicker(label, changed = () => {}) {
     let refused = 0;
     for (const [i, file] of files.entries()) {
       state.textContent = t("sending", { n: i + 1, all: files.length });
-      await api.addToFolder(folder.id, file.webkitRelativePath || file.name, file).catch((error) => { if (error.offline) throw error; refused += 1; });
+      await api.addToFolder(folder.id, file.webkitRelativePath || file.name, file).catch((error) => {
+        if (error.offline) throw error;
+        refused += 1;
+      });
     }
     state.textContent = refused ? t("refused", { n: refused }) : "";
     await list();
@@ -41,26 +71,52 @@ export function folderPicker(label, changed = () => {}) {
   };
   tried(list);
   return {
-    element: h("div", { class: "stack" }, labelled(label, path), where,
-      h("div", { class: "row" }, input, h("label", { for: "folder-files", class: "button" }, icon("folder"), t("upload")), uploaded), state),
+    element: h(
+      "div",
+      { class: "stack" },
+      labelled(label, path),
+      where,
+      h(
+        "div",
+        { class: "row" },
+        input,
+        h("label", { for: "folder-files", class: "button" }, icon("folder"), t("upload")),
+        uploaded,
+      ),
+      state,
+    ),
     value: () => path.value.trim() || uploaded.value,
-    name: () => path.value.trim().replace(/[\\/]+$/, "").split(/[\\/]/).pop() || uploaded.selectedOptions[0]?.textContent.replace(/ ?[(（].*$/, "") || "",
+    name: () =>
+      path.value
+        .trim()
+        .replace(/[\\/]+$/, "")
+        .split(/[\\/]/)
+        .pop() ||
+      uploaded.selectedOptions[0]?.textContent.replace(/ ?[(（].*$/, "") ||
+      "",
   };
 }
 
 /** Look through `folder` and show in `box` what is there; resolves with the report, or null if `left()` says so. */
 export async function lookThrough(box, folder, left = () => false) {
   let look = await api.inspect(folder);
-  const bar = h("progress", { "aria-label": t("looking") }), line = h("p", { class: "note" });
+  const bar = h("progress", { "aria-label": t("looking") }),
+    line = h("p", { class: "note" });
   fill(box, bar, line);
   while (!look.report && !look.error) {
-    if (look.total) { bar.max = look.total; bar.value = look.done; }
+    if (look.total) {
+      bar.max = look.total;
+      bar.value = look.done;
+    }
     line.textContent = `${t("looking")} ${look.done} / ${look.total || "?"}`;
     await new Promise((done) => setTimeout(done, 350));
     if (left()) return null;
     look = await api.inspection(look.id);
   }
-  if (look.error) { fill(box); throw new Error(look.error); }
+  if (look.error) {
+    fill(box);
+    throw new Error(look.error);
+  }
   fill(box, report(look));
   return look.report;
 }
@@ -68,11 +124,43 @@ export async function lookThrough(box, folder, left = () => false) {
 function report({ id, report: found }) {
   const captioned = found.pictures ? Math.round((100 * found.captions.found) / found.pictures) : 0;
   return [
-    h("div", { class: "figures" }, figure(found.pictures, t("usable")), figure(found.unusable, t("broken")), figure(`${captioned} %`, t("captioned")),
-      figure(found.repeats, t("copies")), figure(found.near_duplicates, t("alike")), figure(size(found.total_bytes), t("onDisk"))),
-    h("ul", { class: "advice" }, found.advice.map((one) => h("li", { class: one.level }, one[lang]))),
-    found.pictures ? h("img", { class: "sheet", src: api.inspectionSheet(id), alt: t("sheet", { n: found.pictures }) }) : null,
-    found.problems.length ? h("details", {}, h("summary", {}, t("problems", { n: found.problems.length })),
-      h("div", { class: "wide-table" }, h("table", {}, h("tbody", {}, found.problems.map((one) => h("tr", {}, h("td", {}, one.path), h("td", {}, one.reason))))))) : null,
+    h(
+      "div",
+      { class: "figures" },
+      figure(found.pictures, t("usable")),
+      figure(found.unusable, t("broken")),
+      figure(`${captioned} %`, t("captioned")),
+      figure(found.repeats, t("copies")),
+      figure(found.near_duplicates, t("alike")),
+      figure(size(found.total_bytes), t("onDisk")),
+    ),
+    h(
+      "ul",
+      { class: "advice" },
+      found.advice.map((one) => h("li", { class: one.level }, one[lang])),
+    ),
+    found.pictures
+      ? h("img", { class: "sheet", src: api.inspectionSheet(id), alt: t("sheet", { n: found.pictures }) })
+      : null,
+    found.problems.length
+      ? h(
+          "details",
+          {},
+          h("summary", {}, t("problems", { n: found.problems.length })),
+          h(
+            "div",
+            { class: "wide-table" },
+            h(
+              "table",
+              {},
+              h(
+                "tbody",
+                {},
+                found.problems.map((one) => h("tr", {}, h("td", {}, one.path), h("td", {}, one.reason))),
+              ),
+            ),
+          ),
+        )
+      : null,
   ];
 }

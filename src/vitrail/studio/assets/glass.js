@@ -13,14 +13,18 @@ const point = (radius, angle) => `${(radius * Math.sin(angle)).toFixed(2)} ${(-r
 
 function sector({ from, to, parts, turn }, i) {
   if (parts === 1) return `M${-to} 0a${to} ${to} 0 1 0 ${2 * to} 0a${to} ${to} 0 1 0 ${-2 * to} 0z`;
-  const a = (2 * Math.PI * (i + turn)) / parts, b = (2 * Math.PI * (i + turn + 1)) / parts;
+  const a = (2 * Math.PI * (i + turn)) / parts,
+    b = (2 * Math.PI * (i + turn + 1)) / parts;
   return `M${point(from, a)}L${point(to, a)}A${to} ${to} 0 0 1 ${point(to, b)}L${point(from, b)}A${from} ${from} 0 0 0 ${point(from, a)}z`;
 }
 
 /** A rose window; `lit` is called with the share of the work that is done, 0 to 1. */
 export function rose({ share = 1 } = {}) {
-  const panes = RINGS.flatMap((ring, depth) => Array.from({ length: ring.parts }, (_, i) =>
-    svg("path", { d: sector(ring, i), class: `pane-of ${COLOURS[(i + 2 * depth) % COLOURS.length]}` })));
+  const panes = RINGS.flatMap((ring, depth) =>
+    Array.from({ length: ring.parts }, (_, i) =>
+      svg("path", { d: sector(ring, i), class: `pane-of ${COLOURS[(i + 2 * depth) % COLOURS.length]}` }),
+    ),
+  );
   const element = svg("svg", { class: "rose", viewBox: "-100 -100 200 200", "aria-hidden": "true" }, panes);
   const lit = (done) => panes.forEach((pane, i) => pane.classList.toggle("lit", i < done * panes.length));
   lit(share);

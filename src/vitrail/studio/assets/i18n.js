@@ -33,15 +33,27 @@ export function span(seconds) {
   return minutes < 90 ? t("minutes", { n: minutes }) : t("hours", { n: (minutes / 60).toFixed(1) });
 }
 
-export const when = (text) => new Date(text).toLocaleString(lang === "zh" ? "zh-CN" : "en-GB", { dateStyle: "medium", timeStyle: "short" });
+export const when = (text) =>
+  new Date(text).toLocaleString(lang === "zh" ? "zh-CN" : "en-GB", { dateStyle: "medium", timeStyle: "short" });
 
 export function size(bytes) {
-  const units = [["GB", 1e9], ["MB", 1e6], ["kB", 1e3]];
+  const units = [
+    ["GB", 1e9],
+    ["MB", 1e6],
+    ["kB", 1e3],
+  ];
   const [unit, factor] = units.find(([, least]) => bytes >= least) ?? ["B", 1];
   return `${(bytes / factor).toFixed(factor > 1e3 && bytes / factor < 100 ? 1 : 0)} ${unit}`;
 }
 
 export const EXAMPLES = {
-  en: ["a cat sitting in a garden", "a red apple", "night sky over a city", "a smiling sun", "a blue heart", "an owl reading"],
+  en: [
+    "a cat sitting in a garden",
+    "a red apple",
+    "night sky over a city",
+    "a smiling sun",
+    "a blue heart",
+    "an owl reading",
+  ],
   zh: ["一只猫坐在花园里", "红苹果", "城市夜景", "微笑的太阳", "蓝色的心", "看书的猫头鹰"],
 };

@@ -42,7 +42,18 @@ const PATHS = {
 
 /** The icon called `name`; what it means is said by the text or label beside it. */
 export function icon(name, { filled = false } = {}) {
-  return svg("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true", fill: filled ? "currentColor" : "none",
-    stroke: "currentColor", "stroke-width": "1.6", "stroke-linecap": "round", "stroke-linejoin": "round" },
-  svg("path", { d: PATHS[name] }));
+  return svg(
+    "svg",
+    {
+      class: "icon",
+      viewBox: "0 0 24 24",
+      "aria-hidden": "true",
+      fill: filled ? "currentColor" : "none",
+      stroke: "currentColor",
+      "stroke-width": "1.6",
+      "stroke-linecap": "round",
+      "stroke-linejoin": "round",
+    },
+    svg("path", { d: PATHS[name] }),
+  );
 }

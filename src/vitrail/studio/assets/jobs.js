@@ -14,7 +14,8 @@ const streams = new Map(); // job's id -> what ends its stream
 let timer = null;
 
 export const ended = (job) => ENDED.has(job.state);
-export const waiting = () => [...jobs.values()].filter((job) => job.state === "queued").sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
+export const waiting = () =>
+  [...jobs.values()].filter((job) => job.state === "queued").sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
 export const running = () => [...jobs.values()].filter((job) => job.state === "running");
 
 /** Call `listener(job, event)` at every change; `event` is null where the list alone told it. */
@@ -45,7 +46,8 @@ export async function refresh() {
     const listed = new Set(found.map((job) => job.id));
     for (const job of found.toReversed()) take(job);
     // One that waited or ran and is no longer among the newest has ended meanwhile.
-    for (const job of [...jobs.values()].filter((one) => !ended(one) && !listed.has(one.id))) take(await api.job(job.id));
+    for (const job of [...jobs.values()].filter((one) => !ended(one) && !listed.has(one.id)))
+      take(await api.job(job.id));
     listen();
   } catch (error) {
     if (error.offline) bus.dispatchEvent(new CustomEvent("connection", { detail: false }));
@@ -55,8 +57,14 @@ export async function refresh() {
 }
 
 function listen() {
-  const wanted = new Set([...running().toReversed(), ...waiting().slice(0, 1)].slice(0, MOST_STREAMS).map((job) => job.id));
-  for (const [id, stop] of streams) if (!wanted.has(id)) { stop.abort(); streams.delete(id); }
+  const wanted = new Set(
+    [...running().toReversed(), ...waiting().slice(0, 1)].slice(0, MOST_STREAMS).map((job) => job.id),
+  );
+  for (const [id, stop] of streams)
+    if (!wanted.has(id)) {
+      stop.abort();
+      streams.delete(id);
+    }
   for (const id of wanted) {
     if (streams.has(id)) continue;
     const stop = new AbortController();
@@ -67,10 +75,14 @@ function listen() {
 
 /** Read one job's events until it ends; a stream that breaks is taken up again where it was. */
 async function follow(id, signal) {
-  let last = "0", over = false;
+  let last = "0",
+    over = false;
   for (let failures = 0; !over && !signal.aborted; failures += 1) {
     try {
-      const answer = await fetch(api.eventsOf(id), { signal, headers: { accept: "text/event-stream", "last-event-id": last } });
+      const answer = await fetch(api.eventsOf(id), {
+        signal,
+        headers: { accept: "text/event-stream", "last-event-id": last },
+      });
       if (answer.status === 404) break;
       if (!answer.ok) throw new Error(answer.statusText);
       for await (const event of readEvents(answer.body)) {
@@ -85,9 +97,13 @@ async function follow(id, signal) {
     } catch (error) {
       if (error.name === "AbortError") break;
     }
-    if (!over && !signal.aborted) await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]));
+    if (!over && !signal.aborted)
+      await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(failures, RETRY_MS.length - 1)]));
   }
-  if (streams.get(id)?.signal === signal) { streams.delete(id); refresh(); }
+  if (streams.get(id)?.signal === signal) {
+    streams.delete(id);
+    refresh();
+  }
 }
 
 /** The blocks of a text/event-stream as { id, data }. */
@@ -123,10 +139,20 @@ export async function submit(request) {
   refresh();
   return job;
 }
-export async function cancel(id) { take(await api.cancel(id)); refresh(); }
-export async function move(id, before) { await api.move(id, before); await refresh(); }
+export async function cancel(id) {
+  take(await api.cancel(id));
+  refresh();
+}
+export async function move(id, before) {
+  await api.move(id, before);
+  await refresh();
+}
 
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) refresh();
-  else { clearTimeout(timer); for (const stop of streams.values()) stop.abort(); streams.clear(); }
+  else {
+    clearTimeout(timer);
+    for (const stop of streams.values()) stop.abort();
+    streams.clear();
+  }
 });

@@ -18,9 +18,16 @@ import { trainView } from "./train.js";
 import { walkView } from "./walk.js";
 
 const VIEWS = {
-  create: createView, edit: editView, gallery: galleryView,
-  plot: plotView, walk: walkView, codebook: codebookView,
-  train: trainView, evaluate: evaluateView, rate: rateView, models: modelsView,
+  create: createView,
+  edit: editView,
+  gallery: galleryView,
+  plot: plotView,
+  walk: walkView,
+  codebook: codebookView,
+  train: trainView,
+  evaluate: evaluateView,
+  rate: rateView,
+  models: modelsView,
 };
 const GROUPS = [
   ["groupMake", ["create", "edit", "gallery"]],
@@ -32,7 +39,9 @@ const ON_A_PHONE = ["create", "edit", "gallery"];
 let leave = () => {};
 let leaveQueue = () => {};
 
-const dark = () => (document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
+const dark = () =>
+  (document.documentElement.dataset.theme ??
+    (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
 export function switchTheme() {
   const next = dark() ? "light" : "dark";
   document.documentElement.dataset.theme = next;
@@ -43,18 +52,52 @@ export function switchLanguage() {
   show();
 }
 
-const link = (key, current) => h("a", { href: `#${key}`, class: `nav-${key}`, "aria-current": key === current ? "page" : null }, icon(key), h("span", {}, t(key)));
+const link = (key, current) =>
+  h(
+    "a",
+    { href: `#${key}`, class: `nav-${key}`, "aria-current": key === current ? "page" : null },
+    icon(key),
+    h("span", {}, t(key)),
+  );
 
 function menu(current) {
-  const open = dialog("vitrail", { close: t("close") },
-    GROUPS.map(([group, keys]) => h("section", { class: "menu-group" }, h("h3", {}, t(group)), keys.map((key) => link(key, current)))),
-    h("div", { class: "row" }, tools()));
-  open.addEventListener("click", (event) => { if (event.target.closest("a")) open.close(); });
+  const open = dialog(
+    "vitrail",
+    { close: t("close") },
+    GROUPS.map(([group, keys]) =>
+      h(
+        "section",
+        { class: "menu-group" },
+        h("h3", {}, t(group)),
+        keys.map((key) => link(key, current)),
+      ),
+    ),
+    h("div", { class: "row" }, tools()),
+  );
+  open.addEventListener("click", (event) => {
+    if (event.target.closest("a")) open.close();
+  });
 }
 
 const tools = () => [
-  h("button", { type: "button", class: "quiet lang", lang: lang === "zh" ? "en" : "zh-CN", onclick: () => { document.querySelector("dialog[open]")?.close(); switchLanguage(); } }, t("language")),
-  h("button", { type: "button", class: "quiet", "aria-label": t("theme"), title: t("theme"), onclick: switchTheme }, icon("theme")),
+  h(
+    "button",
+    {
+      type: "button",
+      class: "quiet lang",
+      lang: lang === "zh" ? "en" : "zh-CN",
+      onclick: () => {
+        document.querySelector("dialog[open]")?.close();
+        switchLanguage();
+      },
+    },
+    t("language"),
+  ),
+  h(
+    "button",
+    { type: "button", class: "quiet", "aria-label": t("theme"), title: t("theme"), onclick: switchTheme },
+    icon("theme"),
+  ),
   h("button", { type: "button", class: "quiet", "aria-label": t("help"), title: t("help"), onclick: showHelp }, "?"),
 ];
 
@@ -69,23 +112,78 @@ function show() {
   const main = h("main", { id: "main", tabindex: -1, class: `view-${view}` });
   const queue = queuePanel();
   leaveQueue = queue.stop;
-  fill(document.getElementById("app"),
-    h("a", { class: "skip", href: "#main", onclick: (event) => { event.preventDefault(); main.focus(); } }, t("skip")),
-    h("header", { class: "rail" },
-      h("div", { class: "brand" }, h("a", { href: "#create", class: "name" }, h("img", { src: "/studio/icon.svg", alt: "", width: 30, height: 30 }), h("h1", {}, "vitrail")), h("div", { class: "tools" }, tools())),
-      h("nav", { class: "views", "aria-label": "vitrail" }, GROUPS.map(([group, keys]) =>
-        h("div", { class: "nav-group", role: "group", "aria-label": t(group) }, h("p", { "aria-hidden": "true" }, t(group)), keys.map((key) => link(key, view))))),
-      queue.element),
+  fill(
+    document.getElementById("app"),
+    h(
+      "a",
+      {
+        class: "skip",
+        href: "#main",
+        onclick: (event) => {
+          event.preventDefault();
+          main.focus();
+        },
+      },
+      t("skip"),
+    ),
+    h(
+      "header",
+      { class: "rail" },
+      h(
+        "div",
+        { class: "brand" },
+        h(
+          "a",
+          { href: "#create", class: "name" },
+          h("img", { src: "/studio/icon.svg", alt: "", width: 30, height: 30 }),
+          h("h1", {}, "vitrail"),
+        ),
+        h("div", { class: "tools" }, tools()),
+      ),
+      h(
+        "nav",
+        { class: "views", "aria-label": "vitrail" },
+        GROUPS.map(([group, keys]) =>
+          h(
+            "div",
+            { class: "nav-group", role: "group", "aria-label": t(group) },
+            h("p", { "aria-hidden": "true" }, t(group)),
+            keys.map((key) => link(key, view)),
+          ),
+        ),
+      ),
+      queue.element,
+    ),
     main,
-    h("nav", { class: "tabs", "aria-label": t("menu") }, ON_A_PHONE.map((key) => link(key, view)),
-      h("button", { type: "button", onclick: queue.openOnPhone }, icon("queue"), h("span", {}, t("queue"), queue.count)),
-      h("button", { type: "button", "aria-current": ON_A_PHONE.includes(view) ? null : "page", onclick: () => menu(view) }, icon("menu"), h("span", {}, t("menu")))));
+    h(
+      "nav",
+      { class: "tabs", "aria-label": t("menu") },
+      ON_A_PHONE.map((key) => link(key, view)),
+      h(
+        "button",
+        { type: "button", onclick: queue.openOnPhone },
+        icon("queue"),
+        h("span", {}, t("queue"), queue.count),
+      ),
+      h(
+        "button",
+        { type: "button", "aria-current": ON_A_PHONE.includes(view) ? null : "page", onclick: () => menu(view) },
+        icon("menu"),
+        h("span", {}, t("menu")),
+      ),
+    ),
+  );
   leave = VIEWS[view](main, ...rest.map(decodeURIComponent)) ?? (() => {});
 }
 
 // A picture dropped anywhere fills the form, whichever program made it; Edit takes it as its input instead.
-addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("drop"); });
-addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("drop"); });
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("drop");
+});
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("drop");
+});
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("drop");
@@ -105,7 +203,10 @@ addEventListener("drop", (event) => {
 translateErrorsWith(async (text) => (lang === "zh" ? (await api.inChinese(text)).text : text));
 const banner = h("p", { class: "banner", role: "alert", hidden: true });
 document.body.append(banner);
-onConnection((reached) => { banner.textContent = t("lost"); banner.hidden = reached; });
+onConnection((reached) => {
+  banner.textContent = t("lost");
+  banner.hidden = reached;
+});
 
 const theme = kept.get("theme");
 if (theme) document.documentElement.dataset.theme = theme;

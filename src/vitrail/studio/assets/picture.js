@@ -11,7 +11,13 @@ export function image(picture, { most = 512 } = {}) {
   const longest = Math.max(picture.width || 128, picture.height || 128);
   // Four times a small picture shows its softness more than itself.
   const times = Math.max(1, Math.min(3, Math.floor(most / longest)));
-  const element = h("img", { class: "result", src: api.file(picture.id), alt: picture.prompt || t("notNamed"), width: (picture.width || 128) * times, height: (picture.height || 128) * times });
+  const element = h("img", {
+    class: "result",
+    src: api.file(picture.id),
+    alt: picture.prompt || t("notNamed"),
+    width: (picture.width || 128) * times,
+    height: (picture.height || 128) * times,
+  });
   return h("div", { class: "frame" }, element);
 }
 
@@ -24,24 +30,61 @@ const leave = (hash) => {
 /** Delete with a way back: the picture goes once the line at the foot is gone. */
 export function removeSoon(id, { hide, back }) {
   hide();
-  const end = setTimeout(() => tried(async () => { removals.delete(id); await api.remove(id); }), 6500);
-  removals.set(id, () => { clearTimeout(end); api.remove(id); });
-  toast(t("deleted"), { seconds: 6, action: { label: t("undo"), run: () => { clearTimeout(end); removals.delete(id); back(); } } });
+  const end = setTimeout(
+    () =>
+      tried(async () => {
+        removals.delete(id);
+        await api.remove(id);
+      }),
+    6500,
+  );
+  removals.set(id, () => {
+    clearTimeout(end);
+    api.remove(id);
+  });
+  toast(t("deleted"), {
+    seconds: 6,
+    action: {
+      label: t("undo"),
+      run: () => {
+        clearTimeout(end);
+        removals.delete(id);
+        back();
+      },
+    },
+  });
 }
 const removals = new Map();
 /** Whether a picture is about to be deleted. */
 export const isGoing = (id) => removals.has(id);
-addEventListener("pagehide", () => { for (const now of removals.values()) now(); });
+addEventListener("pagehide", () => {
+  for (const now of removals.values()) now();
+});
 
 export function actions(picture, { how = true, input = true, changed = () => {} } = {}) {
-  const button = (name, label, work) => h("button", { type: "button", onclick: () => tried(work) }, icon(name), h("span", {}, label));
-  const star = h("button", { type: "button", class: "star", "aria-pressed": String(Boolean(picture.favourite)), "aria-label": t("star"), title: t("star"), onclick: () => tried(async () => {
-    const next = star.getAttribute("aria-pressed") !== "true";
-    await api.favourite(picture.id, next);
-    star.setAttribute("aria-pressed", String(next));
-    changed();
-  }) }, icon("star"));
-  return h("div", { class: "actions" },
+  const button = (name, label, work) =>
+    h("button", { type: "button", onclick: () => tried(work) }, icon(name), h("span", {}, label));
+  const star = h(
+    "button",
+    {
+      type: "button",
+      class: "star",
+      "aria-pressed": String(Boolean(picture.favourite)),
+      "aria-label": t("star"),
+      title: t("star"),
+      onclick: () =>
+        tried(async () => {
+          const next = star.getAttribute("aria-pressed") !== "true";
+          await api.favourite(picture.id, next);
+          star.setAttribute("aria-pressed", String(next));
+          changed();
+        }),
+    },
+    icon("star"),
+  );
+  return h(
+    "div",
+    { class: "actions" },
     button("vary", t("vary"), () => leave(`edit/${picture.id}/variations`)),
     input ? button("input", t("useInput"), () => leave(`edit/${picture.id}`)) : null,
     button("enlarge", t("enlarge"), () => leave(`edit/${picture.id}/enlarge`)),
@@ -52,47 +95,136 @@ export function actions(picture, { how = true, input = true, changed = () => {} 
       toast([t("filledOwn"), ...found.notes].join(" "));
     }),
     how ? button("info", t("how"), () => detail(picture.id)) : null,
-    h("a", { class: "button", href: api.file(picture.id), download: `vitrail-${picture.id.slice(0, 8)}.png` }, icon("download"), h("span", {}, t("download"))),
-    star);
+    h(
+      "a",
+      { class: "button", href: api.file(picture.id), download: `vitrail-${picture.id.slice(0, 8)}.png` },
+      icon("download"),
+      h("span", {}, t("download")),
+    ),
+    star,
+  );
 }
 
 // Rows of "how it was made", in this order; what else the record holds is in the record itself.
-const SHOWN = ["style", "steps", "cfg_scale", "sampler", "schedule", "shift", "strength", "amount", "negative_prompt", "temperature"];
+const SHOWN = [
+  "style",
+  "steps",
+  "cfg_scale",
+  "sampler",
+  "schedule",
+  "shift",
+  "strength",
+  "amount",
+  "negative_prompt",
+  "temperature",
+];
 
 function facts(picture) {
-  const { record } = picture, request = record?.request ?? {};
+  const { record } = picture,
+    request = record?.request ?? {};
   const rows = [
-    [t("model"), picture.model], [t("seed"), picture.seed], [fieldName("size"), picture.width ? `${picture.width} × ${picture.height}` : null],
+    [t("model"), picture.model],
+    [t("seed"), picture.seed],
+    [fieldName("size"), picture.width ? `${picture.width} × ${picture.height}` : null],
     ...SHOWN.map((name) => [fieldName(name), request[name]]),
-    [t("understood"), record?.understood_as], [t("madeWith"), Object.entries(record?.versions ?? {}).map((pair) => pair.join(" ")).join(", ")],
+    [t("understood"), record?.understood_as],
+    [
+      t("madeWith"),
+      Object.entries(record?.versions ?? {})
+        .map((pair) => pair.join(" "))
+        .join(", "),
+    ],
   ].filter(([, value]) => value != null && value !== "");
-  return h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]));
+  return h(
+    "dl",
+    { class: "facts" },
+    rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]),
+  );
 }
 
 /** The page of one picture; with `siblings` (ids) the arrow keys go through them. */
-export const detail = (id, { siblings = [id], changed = () => {} } = {}) => tried(async () => {
-  let here = siblings.indexOf(id);
-  const body = h("div", { class: "detail" });
-  const draw = async () => {
-    const picture = await api.picture(siblings[here]);
-    const go = (by) => h("button", { type: "button", class: `quiet turn ${by < 0 ? "back" : "on"}`, "aria-label": t(by < 0 ? "previous" : "next"), disabled: !siblings[here + by], onclick: () => turn(by) }, by < 0 ? "‹" : "›");
-    fill(body,
-      h("div", { class: "detail-picture" }, siblings.length > 1 ? go(-1) : null, image(picture, { most: 512 }), siblings.length > 1 ? go(1) : null),
-      h("div", { class: "detail-text" },
-        h("p", { class: "words" }, picture.prompt || t("notNamed")),
-        h("small", {}, [picture.kind && t(`kind_${picture.kind}`), picture.record?.created && when(picture.record.created)].filter(Boolean).join(" · ")),
-        facts(picture),
-        h("details", {}, h("summary", {}, t("rawRecord")), h("pre", {}, JSON.stringify(picture.record ?? picture, null, 1)))),
-      h("div", { class: "detail-do" }, actions(picture, { how: false, changed }),
-        h("button", { type: "button", class: "danger", onclick: () => { open.close(); removeSoon(picture.id, { hide: changed, back: changed }); } }, icon("trash"), h("span", {}, t("delete")))));
-  };
-  const turn = (by) => { if (siblings[here + by]) { here += by; tried(draw); } };
-  const keys = (event) => {
-    if (event.key === "ArrowLeft") turn(-1);
-    else if (event.key === "ArrowRight") turn(1);
-    else if (event.key === "f" && singleKeys()) body.querySelector(".star")?.click();
-  };
-  await draw();
-  const open = dialog(t("how"), { close: t("close"), wide: true, onclose: () => removeEventListener("keydown", keys) }, body);
-  addEventListener("keydown", keys);
-});
+export const detail = (id, { siblings = [id], changed = () => {} } = {}) =>
+  tried(async () => {
+    let here = siblings.indexOf(id);
+    const body = h("div", { class: "detail" });
+    const draw = async () => {
+      const picture = await api.picture(siblings[here]);
+      const go = (by) =>
+        h(
+          "button",
+          {
+            type: "button",
+            class: `quiet turn ${by < 0 ? "back" : "on"}`,
+            "aria-label": t(by < 0 ? "previous" : "next"),
+            disabled: !siblings[here + by],
+            onclick: () => turn(by),
+          },
+          by < 0 ? "‹" : "›",
+        );
+      fill(
+        body,
+        h(
+          "div",
+          { class: "detail-picture" },
+          siblings.length > 1 ? go(-1) : null,
+          image(picture, { most: 512 }),
+          siblings.length > 1 ? go(1) : null,
+        ),
+        h(
+          "div",
+          { class: "detail-text" },
+          h("p", { class: "words" }, picture.prompt || t("notNamed")),
+          h(
+            "small",
+            {},
+            [picture.kind && t(`kind_${picture.kind}`), picture.record?.created && when(picture.record.created)]
+              .filter(Boolean)
+              .join(" · "),
+          ),
+          facts(picture),
+          h(
+            "details",
+            {},
+            h("summary", {}, t("rawRecord")),
+            h("pre", {}, JSON.stringify(picture.record ?? picture, null, 1)),
+          ),
+        ),
+        h(
+          "div",
+          { class: "detail-do" },
+          actions(picture, { how: false, changed }),
+          h(
+            "button",
+            {
+              type: "button",
+              class: "danger",
+              onclick: () => {
+                open.close();
+                removeSoon(picture.id, { hide: changed, back: changed });
+              },
+            },
+            icon("trash"),
+            h("span", {}, t("delete")),
+          ),
+        ),
+      );
+    };
+    const turn = (by) => {
+      if (siblings[here + by]) {
+        here += by;
+        tried(draw);
+      }
+    };
+    const keys = (event) => {
+      if (event.key === "ArrowLeft") turn(-1);
+      else if (event.key === "ArrowRight") turn(1);
+      else if (event.key === "f" && singleKeys()) body.querySelector(".star")?.click();
+    };
+    await draw();
+    const open = dialog(
+      t("how"),
+      { close: t("close"), wide: true, onclose: () => removeEventListener("keydown", keys) },
+      body,
+    );
+    addEventListener("keydown", keys);
+  });

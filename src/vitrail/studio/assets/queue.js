@@ -15,7 +15,13 @@ const title = (job) => job.title || job.request?.prompt || t(`kind_${job.kind}`)
 function state(job, before) {
   if (job.state === "queued") return before ? t("queuedAt", { n: before }) : t("queued");
   if (job.state !== "running") return t(job.state);
-  return [t(LONG[job.kind] ? "working" : "running"), job.eta != null && t("left", { time: span(job.eta) }), job.attempts > 1 && t("retried")].filter(Boolean).join(" · ");
+  return [
+    t(LONG[job.kind] ? "working" : "running"),
+    job.eta != null && t("left", { time: span(job.eta) }),
+    job.attempts > 1 && t("retried"),
+  ]
+    .filter(Boolean)
+    .join(" · ");
 }
 
 function open(job) {
@@ -24,48 +30,120 @@ function open(job) {
 }
 
 /** What a row's buttons depend on; as long as it stays the same, the row itself stays and only its figures move. */
-const shape = (job, line) => JSON.stringify([lang, job.state, line.indexOf(job), line.length, job.pictures.length, job.error]);
+const shape = (job, line) =>
+  JSON.stringify([lang, job.state, line.indexOf(job), line.length, job.pictures.length, job.error]);
 
 function update(element, job, line) {
   element.querySelector(".what small").textContent = state(job, line.indexOf(job));
   const bar = element.querySelector("progress");
-  if (bar && job.steps) { bar.max = job.steps; bar.value = job.step; }
+  if (bar && job.steps) {
+    bar.max = job.steps;
+    bar.value = job.step;
+  }
 }
 
 function row(job, line) {
   const place = line.indexOf(job);
-  const button = (name, label, work) => h("button", { type: "button", class: "quiet small", "aria-label": `${label}: ${title(job)}`, title: label, onclick: () => tried(work) }, icon(name));
+  const button = (name, label, work) =>
+    h(
+      "button",
+      {
+        type: "button",
+        class: "quiet small",
+        "aria-label": `${label}: ${title(job)}`,
+        title: label,
+        onclick: () => tried(work),
+      },
+      icon(name),
+    );
   const shown = job.pictures.at(-1);
-  return h("li", { class: "job", "data-job": job.id, "data-state": job.state },
-    h("button", { type: "button", class: "what", disabled: !shown && !LONG[job.kind], title: title(job), "aria-label": `${t("openResult")}: ${title(job)}`, onclick: () => open(job) },
-      h("span", { class: "glass" }, shown ? h("img", { src: api.thumbnail(shown.id), alt: "", loading: "lazy" }) : null),
-      h("span", { class: "t" }, title(job)), h("small", {}, state(job, place))),
-    h("span", { class: "do" },
+  return h(
+    "li",
+    { class: "job", "data-job": job.id, "data-state": job.state },
+    h(
+      "button",
+      {
+        type: "button",
+        class: "what",
+        disabled: !shown && !LONG[job.kind],
+        title: title(job),
+        "aria-label": `${t("openResult")}: ${title(job)}`,
+        onclick: () => open(job),
+      },
+      h(
+        "span",
+        { class: "glass" },
+        shown ? h("img", { src: api.thumbnail(shown.id), alt: "", loading: "lazy" }) : null,
+      ),
+      h("span", { class: "t" }, title(job)),
+      h("small", {}, state(job, place)),
+    ),
+    h(
+      "span",
+      { class: "do" },
       place > 0 ? button("up", t("up"), () => move(job.id, line[place - 1].id)) : null,
-      place >= 0 && place < line.length - 1 ? button("down", t("down"), () => move(job.id, line[place + 2]?.id ?? null)) : null,
-      ended(job) ? null : h("button", { type: "button", class: "quiet small cancel", "aria-label": `${t("cancel")}: ${title(job)}`, title: t("cancel"), onclick: () => tried(() => cancel(job.id)) }, icon("close"))),
+      place >= 0 && place < line.length - 1
+        ? button("down", t("down"), () => move(job.id, line[place + 2]?.id ?? null))
+        : null,
+      ended(job)
+        ? null
+        : h(
+            "button",
+            {
+              type: "button",
+              class: "quiet small cancel",
+              "aria-label": `${t("cancel")}: ${title(job)}`,
+              title: t("cancel"),
+              onclick: () => tried(() => cancel(job.id)),
+            },
+            icon("close"),
+          ),
+    ),
     job.state === "running" ? progress(job) : null,
-    job.error ? h("small", { class: "bad" }, job.error.message) : null);
+    job.error ? h("small", { class: "bad" }, job.error.message) : null,
+  );
 }
 
 export function queuePanel() {
-  const list = h("ol", { class: "jobs" }), drawn = new Map(); // job's id -> its row and the shape that it has
+  const list = h("ol", { class: "jobs" }),
+    drawn = new Map(); // job's id -> its row and the shape that it has
   const count = h("b", { class: "count", hidden: true });
   const heading = h("b", { class: "count", hidden: true });
-  const element = h("section", { id: "queue", "aria-label": t("queue") },
-    h("div", { class: "label-row" }, h("h2", {}, t("queue"), heading),
-      h("button", { type: "button", class: "quiet small only-phone", "aria-label": t("close"), onclick: () => element.classList.remove("open") }, icon("close"))),
-    list);
+  const element = h(
+    "section",
+    { id: "queue", "aria-label": t("queue") },
+    h(
+      "div",
+      { class: "label-row" },
+      h("h2", {}, t("queue"), heading),
+      h(
+        "button",
+        {
+          type: "button",
+          class: "quiet small only-phone",
+          "aria-label": t("close"),
+          onclick: () => element.classList.remove("open"),
+        },
+        icon("close"),
+      ),
+    ),
+    list,
+  );
   let asked = false;
   const draw = () => {
     asked = false;
-    const line = waiting(), busy = running().length + line.length;
-    const past = [...jobs.values()].filter(ended).sort((a, b) => b.created.localeCompare(a.created)).slice(0, PAST);
+    const line = waiting(),
+      busy = running().length + line.length;
+    const past = [...jobs.values()]
+      .filter(ended)
+      .sort((a, b) => b.created.localeCompare(a.created))
+      .slice(0, PAST);
     const shown = [...running(), ...line, ...past];
     // A row that is pressed must not be put in another's place under the finger, nor lose its focus.
     const focused = document.activeElement?.closest?.("#queue .job")?.dataset.job;
     const rows = shown.map((job) => {
-      const before = drawn.get(job.id), now = shape(job, line);
+      const before = drawn.get(job.id),
+        now = shape(job, line);
       if (before?.shape !== now) drawn.set(job.id, { element: row(job, line), shape: now });
       update(drawn.get(job.id).element, job, line);
       return drawn.get(job.id).element;
@@ -73,10 +151,19 @@ export function queuePanel() {
     for (const id of [...drawn.keys()]) if (!shown.some((job) => job.id === id)) drawn.delete(id);
     if (!rows.length) fill(list, h("li", { class: "note" }, t("idle")));
     else if (rows.length !== list.children.length || rows.some((one, i) => one !== list.children[i])) fill(list, rows);
-    if (focused && !document.activeElement?.closest?.("#queue")) drawn.get(focused)?.element.querySelector(".do button, .what:enabled")?.focus();
-    for (const badge of [count, heading]) { badge.hidden = busy === 0; badge.textContent = busy; }
+    if (focused && !document.activeElement?.closest?.("#queue"))
+      drawn.get(focused)?.element.querySelector(".do button, .what:enabled")?.focus();
+    for (const badge of [count, heading]) {
+      badge.hidden = busy === 0;
+      badge.textContent = busy;
+    }
   };
   draw();
-  const stop = onJob(() => { if (!asked) { asked = true; requestAnimationFrame(draw); } });
+  const stop = onJob(() => {
+    if (!asked) {
+      asked = true;
+      requestAnimationFrame(draw);
+    }
+  });
   return { element, count, stop, openOnPhone: () => element.classList.toggle("open") };
 }

@@ -9,65 +9,187 @@ import { submit } from "./jobs.js";
 import { typing } from "./keys.js";
 import { drawsFromWords, modelList } from "./shelf.js";
 
-const NAMES = { model: (picture) => picture.model, style: (picture) => picture.record?.request?.style ?? null, sampler: (picture) => picture.record?.request?.sampler ?? null };
+const NAMES = {
+  model: (picture) => picture.model,
+  style: (picture) => picture.record?.request?.style ?? null,
+  sampler: (picture) => picture.record?.request?.sampler ?? null,
+};
 const ANSWERS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
 
 /** Pairs of pictures of the same words from two contenders, in random order and on random sides. */
 function pairsOf(pictures, name) {
-  const byWords = Map.groupBy(pictures.filter((one) => one.prompt && one.kind === "text_to_image" && name(one)), (one) => one.prompt.toLowerCase());
+  const byWords = Map.groupBy(
+    pictures.filter((one) => one.prompt && one.kind === "text_to_image" && name(one)),
+    (one) => one.prompt.toLowerCase(),
+  );
   const pairs = [];
   for (const same of byWords.values()) {
-    for (const [i, a] of same.entries()) for (const b of same.slice(0, i)) if (name(a) !== name(b)) pairs.push(Math.random() < 0.5 ? [a, b] : [b, a]);
+    for (const [i, a] of same.entries())
+      for (const b of same.slice(0, i)) if (name(a) !== name(b)) pairs.push(Math.random() < 0.5 ? [a, b] : [b, a]);
   }
-  return pairs.map((pair) => [Math.random(), pair]).sort(([a], [b]) => a - b).map(([, pair]) => pair);
+  return pairs
+    .map((pair) => [Math.random(), pair])
+    .sort(([a], [b]) => a - b)
+    .map(([, pair]) => pair);
 }
 
 export function rateView(main) {
-  const area = h("section", { class: "pane stack" }), table = h("section", { class: "pane stack" });
-  let pairs = [], given = 0, by = "model", busy = false;
+  const area = h("section", { class: "pane stack" }),
+    table = h("section", { class: "pane stack" });
+  let pairs = [],
+    given = 0,
+    by = "model",
+    busy = false;
 
   const draw = () => {
     const pair = pairs[0];
-    const choice = labelled(t("rateBy"), select([["model", t("model")], ["style", t("style")], ["sampler", t("sampler")]], by, (value) => { by = value; load(); }, { style: "max-width:14rem" }));
-    const head = h("div", { class: "row", style: "justify-content:space-between" }, h("div", { class: "page-head" }, h("h2", {}, t("rate")), h("p", {}, t("rateHint"))), choice);
-    if (!pair) return fill(area, head, given ? h("p", { class: "note" }, t("allRated", { n: given })) : null, makePairs());
-    return fill(area, head,
+    const choice = labelled(
+      t("rateBy"),
+      select(
+        [
+          ["model", t("model")],
+          ["style", t("style")],
+          ["sampler", t("sampler")],
+        ],
+        by,
+        (value) => {
+          by = value;
+          load();
+        },
+        { style: "max-width:14rem" },
+      ),
+    );
+    const head = h(
+      "div",
+      { class: "row", style: "justify-content:space-between" },
+      h("div", { class: "page-head" }, h("h2", {}, t("rate")), h("p", {}, t("rateHint"))),
+      choice,
+    );
+    if (!pair)
+      return fill(area, head, given ? h("p", { class: "note" }, t("allRated", { n: given })) : null, makePairs());
+    return fill(
+      area,
+      head,
       h("h3", { class: "words", style: "text-align:center" }, pair[0].prompt),
-      h("div", { class: "pairing" }, pair.map((picture, i) => h("button", { type: "button", "aria-label": t(i ? "rightBetter" : "leftBetter"), onclick: () => answer(i ? "right" : "left") },
-        h("img", { src: api.file(picture.id), alt: t(i ? "rightOne" : "leftOne") }), h("kbd", { "aria-hidden": "true" }, i ? "→" : "←")))),
-      h("div", { class: "row", style: "justify-content:center" }, h("button", { type: "button", onclick: () => answer("tie") }, t("tie"), h("kbd", { "aria-hidden": "true" }, "↓"))),
-      h("small", { style: "text-align:center" }, t("pairsLeft", { n: pairs.length })));
+      h(
+        "div",
+        { class: "pairing" },
+        pair.map((picture, i) =>
+          h(
+            "button",
+            {
+              type: "button",
+              "aria-label": t(i ? "rightBetter" : "leftBetter"),
+              onclick: () => answer(i ? "right" : "left"),
+            },
+            h("img", { src: api.file(picture.id), alt: t(i ? "rightOne" : "leftOne") }),
+            h("kbd", { "aria-hidden": "true" }, i ? "→" : "←"),
+          ),
+        ),
+      ),
+      h(
+        "div",
+        { class: "row", style: "justify-content:center" },
+        h(
+          "button",
+          { type: "button", onclick: () => answer("tie") },
+          t("tie"),
+          h("kbd", { "aria-hidden": "true" }, "↓"),
+        ),
+      ),
+      h("small", { style: "text-align:center" }, t("pairsLeft", { n: pairs.length })),
+    );
   };
-  const answer = (winner) => tried(async () => {
-    if (busy || !pairs.length) return;
-    busy = true;
-    const [left, right] = pairs[0];
-    try {
-      await api.vote({ prompt: left.prompt, left: left.id, right: right.id, left_name: NAMES[by](left), right_name: NAMES[by](right), winner });
-      pairs.shift();
-      given += 1;
-      draw();
-      await showScores();
-    } finally { busy = false; }
-  });
+  const answer = (winner) =>
+    tried(async () => {
+      if (busy || !pairs.length) return;
+      busy = true;
+      const [left, right] = pairs[0];
+      try {
+        await api.vote({
+          prompt: left.prompt,
+          left: left.id,
+          right: right.id,
+          left_name: NAMES[by](left),
+          right_name: NAMES[by](right),
+          winner,
+        });
+        pairs.shift();
+        given += 1;
+        draw();
+        await showScores();
+      } finally {
+        busy = false;
+      }
+    });
   const showScores = async () => {
     const rows = await api.scores();
     if (!rows.length) return fill(table, h("h2", {}, t("scores")), h("p", { class: "note" }, t("noVotes")));
-    const low = Math.min(...rows.map((one) => one.low)), wide = Math.max(...rows.map((one) => one.high)) - low || 1, at = (value) => `${(100 * (value - low)) / wide}%`;
-    return fill(table, h("h2", {}, t("scores")), h("p", { class: "note" }, t("scoresHow")),
-      h("div", { class: "wide-table" }, h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, t("contender")), h("th", { class: "n" }, t("strengthLog")), h("th", {}, t("interval")), h("th", { class: "n" }, t("votes")))),
-        h("tbody", {}, rows.map((one) => h("tr", {}, h("td", {}, one.name), h("td", { class: "n" }, one.strength.toFixed(2)),
-          h("td", {}, h("div", { class: "interval", role: "img", "aria-label": `${one.low.toFixed(2)} – ${one.high.toFixed(2)}` }, h("i", { style: `left:${at(one.low)};width:${(100 * (one.high - one.low)) / wide}%` }), h("b", { style: `left:${at(one.strength)}` })), h("small", {}, `${one.low.toFixed(2)} – ${one.high.toFixed(2)}`)),
-          h("td", { class: "n" }, String(one.votes))))))),
-      h("p", {}, h("a", { class: "button", href: api.scoresCsv, download: "ratings.csv" }, icon("download"), t("csv"))));
+    const low = Math.min(...rows.map((one) => one.low)),
+      wide = Math.max(...rows.map((one) => one.high)) - low || 1,
+      at = (value) => `${(100 * (value - low)) / wide}%`;
+    return fill(
+      table,
+      h("h2", {}, t("scores")),
+      h("p", { class: "note" }, t("scoresHow")),
+      h(
+        "div",
+        { class: "wide-table" },
+        h(
+          "table",
+          {},
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              h("th", {}, t("contender")),
+              h("th", { class: "n" }, t("strengthLog")),
+              h("th", {}, t("interval")),
+              h("th", { class: "n" }, t("votes")),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            rows.map((one) =>
+              h(
+                "tr",
+                {},
+                h("td", {}, one.name),
+                h("td", { class: "n" }, one.strength.toFixed(2)),
+                h(
+                  "td",
+                  {},
+                  h(
+                    "div",
+                    { class: "interval", role: "img", "aria-label": `${one.low.toFixed(2)} – ${one.high.toFixed(2)}` },
+                    h("i", { style: `left:${at(one.low)};width:${(100 * (one.high - one.low)) / wide}%` }),
+                    h("b", { style: `left:${at(one.strength)}` }),
+                  ),
+                  h("small", {}, `${one.low.toFixed(2)} – ${one.high.toFixed(2)}`),
+                ),
+                h("td", { class: "n" }, String(one.votes)),
+              ),
+            ),
+          ),
+        ),
+      ),
+      h("p", {}, h("a", { class: "button", href: api.scoresCsv, download: "ratings.csv" }, icon("download"), t("csv"))),
+    );
   };
-  const load = () => tried(async () => {
-    pairs = pairsOf((await api.pictures({ limit: 500 })).pictures, NAMES[by]);
-    draw();
-    await showScores();
-  });
+  const load = () =>
+    tried(async () => {
+      pairs = pairsOf((await api.pictures({ limit: 500 })).pictures, NAMES[by]);
+      draw();
+      await showScores();
+    });
   const keys = (event) => {
-    if (ANSWERS[event.key] && pairs.length && !typing(event) && !document.querySelector("dialog[open]")) { event.preventDefault(); answer(ANSWERS[event.key]); }
+    if (ANSWERS[event.key] && pairs.length && !typing(event) && !document.querySelector("dialog[open]")) {
+      event.preventDefault();
+      answer(ANSWERS[event.key]);
+    }
   };
   addEventListener("keydown", keys);
   fill(main, h("div", { class: "panes" }, area, table));
@@ -77,18 +199,55 @@ export function rateView(main) {
 
 /** Nothing to rate: make pictures of the same words with two models. */
 function makePairs() {
-  const box = h("div", { class: "empty" }, rose({ share: 0.5 }).element, h("h2", {}, t("needPairs")), h("p", {}, t("needPairsHint")));
+  const box = h(
+    "div",
+    { class: "empty" },
+    rose({ share: 0.5 }).element,
+    h("h2", {}, t("needPairs")),
+    h("p", {}, t("needPairsHint")),
+  );
   tried(async () => {
     const models = (await modelList()).filter(drawsFromWords).map((one) => one.name);
     if (models.length < 2) return;
     const chosen = [models[0], models[1]];
     const words = h("textarea", { rows: 4, value: EXAMPLES[lang].slice(0, 4).join("\n"), "aria-label": t("prompts") });
-    box.append(h("div", { class: "pair" }, chosen.map((name, i) => labelled(`${t("model")} ${i + 1}`, select(models.map((one) => [one, one]), name, (value) => { chosen[i] = value; })))),
+    box.append(
+      h(
+        "div",
+        { class: "pair" },
+        chosen.map((name, i) =>
+          labelled(
+            `${t("model")} ${i + 1}`,
+            select(
+              models.map((one) => [one, one]),
+              name,
+              (value) => {
+                chosen[i] = value;
+              },
+            ),
+          ),
+        ),
+      ),
       labelled(t("prompts"), words),
-      h("button", { type: "button", class: "main", onclick: () => tried(async () => {
-        for (const prompt of words.value.split("\n").map((line) => line.trim()).filter(Boolean)) for (const model of chosen) await submit({ kind: "text_to_image", prompt, model });
-        toast(t("pairsComing"));
-      }) }, icon("create"), t("makePairs")));
+      h(
+        "button",
+        {
+          type: "button",
+          class: "main",
+          onclick: () =>
+            tried(async () => {
+              for (const prompt of words.value
+                .split("\n")
+                .map((line) => line.trim())
+                .filter(Boolean))
+                for (const model of chosen) await submit({ kind: "text_to_image", prompt, model });
+              toast(t("pairsComing"));
+            }),
+        },
+        icon("create"),
+        t("makePairs"),
+      ),
+    );
   });
   return box;
 }

@@ -2,8 +2,14 @@
 import * as api from "./api.js";
 
 let list;
-export const modelList = () => (list ??= api.models().catch((error) => { list = undefined; throw error; }));
-export const forgetModels = () => { list = undefined; };
+export const modelList = () =>
+  (list ??= api.models().catch((error) => {
+    list = undefined;
+    throw error;
+  }));
+export const forgetModels = () => {
+  list = undefined;
+};
 
 const usable = (model) => model.here && !model.problem;
 export const drawsFromWords = (model) => usable(model) && model.draws === true;

@@ -9,9 +9,11 @@ import { actions, detail, image } from "./picture.js";
 /** `title` and `hint` stand there while it is empty; `done(job)`, if given, shows a finished job its own way. */
 export function stage({ title, hint, done = null, remember = "followed" }) {
   const element = h("section", { class: "pane stage", id: "stage", "aria-live": "polite" });
-  let followed = null, live = null;
+  let followed = null,
+    live = null;
 
-  const empty = () => fill(element, h("div", { class: "empty" }, rose({ share: 1 }).element, h("h2", {}, title), h("p", {}, hint)));
+  const empty = () =>
+    fill(element, h("div", { class: "empty" }, rose({ share: 1 }).element, h("h2", {}, title), h("p", {}, hint)));
 
   const drawLive = (job, event) => {
     if (!live || live.id !== job.id) live = liveView(job);
@@ -22,10 +24,20 @@ export function stage({ title, hint, done = null, remember = "followed" }) {
     live = null;
     if (job.pictures.length && done && job.state === "succeeded") return done(job);
     if (!job.pictures.length) {
-      return fill(element, h("div", { class: "empty" }, rose({ share: 0 }).element,
-        h("p", { class: job.state === "failed" ? "bad" : "" }, job.error?.message ?? t(job.state))));
+      return fill(
+        element,
+        h(
+          "div",
+          { class: "empty" },
+          rose({ share: 0 }).element,
+          h("p", { class: job.state === "failed" ? "bad" : "" }, job.error?.message ?? t(job.state)),
+        ),
+      );
     }
-    return fill(element, h("div", { class: "result-of" }, job.pictures.length === 1 ? single(job) : many(job), notes(job)));
+    return fill(
+      element,
+      h("div", { class: "result-of" }, job.pictures.length === 1 ? single(job) : many(job), notes(job)),
+    );
   };
   const draw = (job, event = null) => {
     if (job.id !== followed) return;
@@ -47,17 +59,35 @@ export function stage({ title, hint, done = null, remember = "followed" }) {
   if (again) {
     followed = again;
     if (jobs.has(again)) draw(jobs.get(again));
-    else api.job(again).then((job) => followed === job.id && draw(job), () => { followed = null; });
+    else
+      api.job(again).then(
+        (job) => followed === job.id && draw(job),
+        () => {
+          followed = null;
+        },
+      );
   } else if (remember === "followed" && running()[0]) follow(running()[0]);
 
   return {
-    element, stop, follow,
-    showPicture: (id) => tried(async () => {
-      followed = "";
-      live = null;
-      const picture = await api.picture(id);
-      fill(element, h("div", { class: "result-of" }, image(picture), h("p", { class: "caption" }, picture.prompt), actions(picture)));
-    }),
+    element,
+    stop,
+    follow,
+    showPicture: (id) =>
+      tried(async () => {
+        followed = "";
+        live = null;
+        const picture = await api.picture(id);
+        fill(
+          element,
+          h(
+            "div",
+            { class: "result-of" },
+            image(picture),
+            h("p", { class: "caption" }, picture.prompt),
+            actions(picture),
+          ),
+        );
+      }),
   };
 }
 
@@ -67,24 +97,54 @@ function liveView(job) {
   const bar = h("div", { class: "live" });
   return {
     id: job.id,
-    element: h("div", { class: "making" }, h("div", { class: "frame" }, window_.element, picture), bar,
-      h("button", { type: "button", class: "cancel", onclick: () => tried(() => cancel(job.id)) }, t("cancel"))),
+    element: h(
+      "div",
+      { class: "making" },
+      h("div", { class: "frame" }, window_.element, picture),
+      bar,
+      h("button", { type: "button", class: "cancel", onclick: () => tried(() => cancel(job.id)) }, t("cancel")),
+    ),
     update(now, event) {
       window_.lit(now.steps ? now.step / now.steps : 0);
       if (event?.type === "preview") {
         picture.src = api.preview(now.id, event.seq);
-        picture.onload = () => { picture.hidden = false; window_.element.style.display = "none"; };
+        picture.onload = () => {
+          picture.hidden = false;
+          window_.element.style.display = "none";
+        };
       }
-      const where = now.state === "queued" ? (now.position ? t("queuedAt", { n: now.position }) : t("queued")) : t("step", { step: now.step, steps: now.steps || "?" });
-      fill(bar, progress(now), h("p", {}, [where, now.eta != null && t("left", { time: span(now.eta) })].filter(Boolean).join(" · ")));
+      const where =
+        now.state === "queued"
+          ? now.position
+            ? t("queuedAt", { n: now.position })
+            : t("queued")
+          : t("step", { step: now.step, steps: now.steps || "?" });
+      fill(
+        bar,
+        progress(now),
+        h("p", {}, [where, now.eta != null && t("left", { time: span(now.eta) })].filter(Boolean).join(" · ")),
+      );
     },
   };
 }
 
 const single = (job) => [image({ ...job.pictures[0], prompt: job.title }), actions(job.pictures[0])];
 
-const many = (job) => h("div", { class: "tiles" }, job.pictures.map((picture) =>
-  h("button", { type: "button", class: "tile", onclick: () => detail(picture.id, { siblings: job.pictures.map((one) => one.id) }) },
-    h("img", { class: "result", src: api.file(picture.id), alt: `${job.title} · ${picture.seed}` }))));
+const many = (job) =>
+  h(
+    "div",
+    { class: "tiles" },
+    job.pictures.map((picture) =>
+      h(
+        "button",
+        {
+          type: "button",
+          class: "tile",
+          onclick: () => detail(picture.id, { siblings: job.pictures.map((one) => one.id) }),
+        },
+        h("img", { class: "result", src: api.file(picture.id), alt: `${job.title} · ${picture.seed}` }),
+      ),
+    ),
+  );
 
 const notes = (job) => job.hints.map((line) => h("p", { class: "note" }, line));

@@ -6,12 +6,21 @@ import { t } from "./i18n.js";
 export function latestStrip(open) {
   const list = h("div", { class: "strip", role: "list" });
   const element = h("section", { class: "pane", "aria-label": t("strip"), hidden: true }, list);
-  const refresh = () => tried(async () => {
-    const { pictures } = await api.pictures({ limit: 24 });
-    element.hidden = pictures.length === 0;
-    fill(list, pictures.map((picture) => h("button", { type: "button", class: "tile", role: "listitem", title: picture.prompt, onclick: () => open(picture.id) },
-      h("img", { src: api.thumbnail(picture.id), alt: picture.prompt || t("notNamed"), loading: "lazy" }))));
-  });
+  const refresh = () =>
+    tried(async () => {
+      const { pictures } = await api.pictures({ limit: 24 });
+      element.hidden = pictures.length === 0;
+      fill(
+        list,
+        pictures.map((picture) =>
+          h(
+            "button",
+            { type: "button", class: "tile", role: "listitem", title: picture.prompt, onclick: () => open(picture.id) },
+            h("img", { src: api.thumbnail(picture.id), alt: picture.prompt || t("notNamed"), loading: "lazy" }),
+          ),
+        ),
+      );
+    });
   refresh();
   return { element, refresh };
 }

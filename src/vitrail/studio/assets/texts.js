@@ -43,7 +43,10 @@ export const TEXTS = {
   keysUndo: ["Undo a stroke", "撤销一笔"],
   keysRate: ["Left, right, neither (rating)", "左、右、不分上下（盲评）"],
   keysSingle: ["Shortcuts of a single key", "启用单键快捷键"],
-  helpDrop: ["Drop a picture anywhere: settings of A1111, ComfyUI, InvokeAI or vitrail fill the form.", "把图片拖到任意位置：A1111、ComfyUI、InvokeAI 或 vitrail 的设置会填入表单。"],
+  helpDrop: [
+    "Drop a picture anywhere: settings of A1111, ComfyUI, InvokeAI or vitrail fill the form.",
+    "把图片拖到任意位置：A1111、ComfyUI、InvokeAI 或 vitrail 的设置会填入表单。",
+  ],
   // Queue
   queue: ["Queue", "队列"],
   queueHint: ["What is drawn now, and what comes next.", "正在生成的任务与接下来的任务。"],
@@ -81,7 +84,10 @@ export const TEXTS = {
   go: ["Create", "生成"],
   goHint: ["Ctrl+Enter", "Ctrl+Enter"],
   emptyStage: ["Your picture appears here", "图片会出现在这里"],
-  emptyStageHint: ["Say what you want to see and press Create. Any generated picture dropped here fills the form with its settings.", "写下想看到的画面，点“生成”。把任何生成的图片拖到这里，即可填入它的设置。"],
+  emptyStageHint: [
+    "Say what you want to see and press Create. Any generated picture dropped here fills the form with its settings.",
+    "写下想看到的画面，点“生成”。把任何生成的图片拖到这里，即可填入它的设置。",
+  ],
   strip: ["Latest pictures", "最近的图片"],
   groupSampling: ["How it is drawn", "生成方式"],
   groupWords: ["Words", "文字"],
@@ -115,7 +121,10 @@ export const TEXTS = {
   everyModel: ["every model", "全部模型"],
   more: ["Show more", "显示更多"],
   none: ["No picture yet", "还没有图片"],
-  noneHint: ["Pictures that you make are kept here, with everything that is needed to make them again.", "生成的图片会保存在这里，并附带重现所需的一切信息。"],
+  noneHint: [
+    "Pictures that you make are kept here, with everything that is needed to make them again.",
+    "生成的图片会保存在这里，并附带重现所需的一切信息。",
+  ],
   noneFound: ["Nothing fits. Other words, or fewer filters?", "没有符合的图片。换个词或减少筛选条件？"],
   toCreate: ["Make the first one", "去画第一张"],
   compare: ["Compare two", "对比两张"],
@@ -147,9 +156,15 @@ export const TEXTS = {
   dropHere: ["Choose a picture, take one of the gallery, or drop one here.", "选择图片、从图库中选取，或拖到这里。"],
   what: ["What to do", "要做什么"],
   redraw: ["Redraw", "重画"],
-  redrawHint: ["The whole picture is drawn over with your words. Paint to keep the change to one part.", "按文字重画整张图；涂抹后只改动涂抹处。"],
+  redrawHint: [
+    "The whole picture is drawn over with your words. Paint to keep the change to one part.",
+    "按文字重画整张图；涂抹后只改动涂抹处。",
+  ],
   inpaint: ["Paint in", "局部重画"],
-  inpaintHint: ["Paint over what should change; everything else stays to the last pixel.", "涂抹要改动的部分，其余像素保持不变。"],
+  inpaintHint: [
+    "Paint over what should change; everything else stays to the last pixel.",
+    "涂抹要改动的部分，其余像素保持不变。",
+  ],
   outpaint: ["Extend", "向外扩画"],
   outpaintHint: ["The picture goes on beyond its edges.", "让画面延伸到边缘之外。"],
   variations: ["Variations", "变体"],

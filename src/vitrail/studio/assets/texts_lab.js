@@ -2,7 +2,10 @@
 export const LAB = {
   values: ["Values, with commas between.", "取值，用逗号分隔。"],
   // Compare settings
-  plotHint: ["A picture for every combination of two settings; everything else, the seed too, stays the same.", "两项设置的每种组合各画一张；其余设置和种子保持不变。"],
+  plotHint: [
+    "A picture for every combination of two settings; everything else, the seed too, stays the same.",
+    "两项设置的每种组合各画一张；其余设置和种子保持不变。",
+  ],
   plotEmpty: ["Which setting does what?", "哪个设置有什么作用？"],
   axisX: ["Across", "横向"],
   axisY: ["Down", "纵向"],
@@ -13,7 +16,10 @@ export const LAB = {
   asSheet: ["Save as one picture", "保存为一张图"],
   cancelAll: ["Cancel all", "全部取消"],
   // Walk
-  walkHint: ["From one picture to another through everything that lies between, as the codes see it.", "从一张图走到另一张，经过编码空间中的一切中间状态。"],
+  walkHint: [
+    "From one picture to another through everything that lies between, as the codes see it.",
+    "从一张图走到另一张，经过编码空间中的一切中间状态。",
+  ],
   walkMode: ["Film or mixture", "动画或混合"],
   walkFilm: ["Film", "动画"],
   walkMix: ["Mixture", "混合"],
@@ -32,8 +38,14 @@ export const LAB = {
   play: ["Play", "播放"],
   pause: ["Pause", "暂停"],
   // Codebook
-  codebookHint: ["The finite stock of glass that a model sets its pictures from: what each piece draws, and how often it is used.", "模型拼图所用的有限“玻璃”：每个编码画出什么、使用多少。"],
-  codebookHow: ["The {n} most used codes. Each drawing is a patch of that code alone; the bar is its use against the most used one.", "使用最多的 {n} 个编码。每个图块只由该编码绘制；色条为相对最常用编码的使用量。"],
+  codebookHint: [
+    "The finite stock of glass that a model sets its pictures from: what each piece draws, and how often it is used.",
+    "模型拼图所用的有限“玻璃”：每个编码画出什么、使用多少。",
+  ],
+  codebookHow: [
+    "The {n} most used codes. Each drawing is a patch of that code alone; the bar is its use against the most used one.",
+    "使用最多的 {n} 个编码。每个图块只由该编码绘制；色条为相对最常用编码的使用量。",
+  ],
   code: ["Code", "编码"],
   codes: ["codes", "编码总数"],
   codesUsed: ["used", "已使用"],
@@ -43,7 +55,10 @@ export const LAB = {
   noTokenizer: ["No model with a tokenizer is here.", "没有带 tokenizer 的模型。"],
   // Folders
   folder: ["Folder of pictures", "图片文件夹"],
-  pathHere: ["A path on this machine. Captions: a .txt beside each picture, or metadata.jsonl.", "本机上的路径。说明文字：每张图旁的 .txt，或 metadata.jsonl。"],
+  pathHere: [
+    "A path on this machine. Captions: a .txt beside each picture, or metadata.jsonl.",
+    "本机上的路径。说明文字：每张图旁的 .txt，或 metadata.jsonl。",
+  ],
   pathBelow: ["A path on the server's machine, below {roots}.", "服务器上的路径，须位于 {roots} 之下。"],
   pathNone: ["This server opens no folders of its own; send yours.", "此服务器不开放自己的文件夹，请上传。"],
   upload: ["Send a folder", "上传文件夹"],
@@ -65,13 +80,19 @@ export const LAB = {
   problems: ["Left out, and why ({n})", "未采用的内容及原因（{n}）"],
   needFolder: ["Give a folder first.", "请先选择文件夹。"],
   // Train
-  trainHint: ["Teach a model your own pictures. Stop whenever you like; it goes on where it was.", "用自己的图片训练模型。可随时停止，之后从原处继续。"],
+  trainHint: [
+    "Teach a model your own pictures. Stop whenever you like; it goes on where it was.",
+    "用自己的图片训练模型。可随时停止，之后从原处继续。",
+  ],
   newRun: ["New training", "新的训练"],
   runs: ["Trainings", "训练列表"],
   noRuns: ["None yet.", "暂无。"],
   recipe: ["Recipe", "配方"],
   recipeAuto: ["Suggested for these pictures", "根据图片自动建议"],
-  suggested: ["Looks at your pictures and picks network, length and variation; the reasons stand in the log.", "根据图片选择网络、长度与增强；理由写在日志中。"],
+  suggested: [
+    "Looks at your pictures and picks network, length and variation; the reasons stand in the log.",
+    "根据图片选择网络、长度与增强；理由写在日志中。",
+  ],
   runName: ["Name", "名称"],
   nameHint: ["the folder's", "与文件夹相同"],
   runLength: ["Length in pictures", "训练长度（图片数）"],
@@ -92,12 +113,18 @@ export const LAB = {
   learningRate: ["Learning rate", "学习率"],
   samples: ["Samples on the way", "训练中的样张"],
   // Evaluate
-  evaluateHint: ["How good is a model, or a folder of pictures? Every figure comes with its interval.", "模型或图片文件夹有多好？每个数值都附带区间。"],
+  evaluateHint: [
+    "How good is a model, or a folder of pictures? Every figure comes with its interval.",
+    "模型或图片文件夹有多好？每个数值都附带区间。",
+  ],
   newEvaluation: ["New evaluation", "新的评测"],
   reports: ["Reports", "报告"],
   noReports: ["None yet.", "暂无。"],
   compareReports: ["Side by side", "并排比较"],
-  compareHint: ["↑ more is better, ↓ less is better, ≈ as close to real pictures as possible. The best of a row is bold.", "↑ 越大越好，↓ 越小越好，≈ 越接近真实图片越好。每行最佳为粗体。"],
+  compareHint: [
+    "↑ more is better, ↓ less is better, ≈ as close to real pictures as possible. The best of a row is bold.",
+    "↑ 越大越好，↓ 越小越好，≈ 越接近真实图片越好。每行最佳为粗体。",
+  ],
   needTwoReports: ["Side by side needs two reports.", "并排比较需要两份报告。"],
   metric: ["Figure", "指标"],
   onPictures: ["{n} pictures", "{n} 张"],
@@ -108,7 +135,10 @@ export const LAB = {
   prompts: ["Prompts, one on every line", "提示词，每行一个"],
   perPrompt: ["Pictures of each", "每个几张"],
   against: ["Compared with (real pictures)", "对照（真实图片）"],
-  againstHint: ["A folder, or a built set such as emoji; may stay empty.", "文件夹，或 emoji 等已构建的数据集；可留空。"],
+  againstHint: [
+    "A folder, or a built set such as emoji; may stay empty.",
+    "文件夹，或 emoji 等已构建的数据集；可留空。",
+  ],
   limit: ["At most so many pictures", "最多图片数"],
   needPrompts: ["Give at least one prompt.", "请至少给出一个提示词。"],
   evaluationStarted: ["It is in the queue; the report appears on the left.", "已加入队列，报告会出现在左侧。"],
@@ -124,11 +154,17 @@ export const LAB = {
   pairsLeft: ["{n} pairs to go", "还剩 {n} 对"],
   allRated: ["All pairs are rated: {n} answers. Thank you.", "所有配对已评完，共 {n} 票。谢谢。"],
   needPairs: ["Nothing to compare yet", "还没有可比较的图片"],
-  needPairsHint: ["It takes pictures of the same words from two sides. Make some here, then come back.", "需要双方对同样文字的图片。在此生成后再回来。"],
+  needPairsHint: [
+    "It takes pictures of the same words from two sides. Make some here, then come back.",
+    "需要双方对同样文字的图片。在此生成后再回来。",
+  ],
   makePairs: ["Draw the pairs", "生成配对"],
   pairsComing: ["The pairs are in the queue.", "配对已加入队列。"],
   scores: ["Scores", "得分"],
-  scoresHow: ["Bradley-Terry strengths in log odds, mean 0, with 95 % intervals over resampled votes.", "Bradley-Terry 强度（对数几率，均值为 0），区间为重采样投票得到的 95% 区间。"],
+  scoresHow: [
+    "Bradley-Terry strengths in log odds, mean 0, with 95 % intervals over resampled votes.",
+    "Bradley-Terry 强度（对数几率，均值为 0），区间为重采样投票得到的 95% 区间。",
+  ],
   noVotes: ["No answers yet.", "暂无投票。"],
   contender: ["Who", "对象"],
   strengthLog: ["Strength", "强度"],
@@ -138,7 +174,10 @@ export const LAB = {
   // Models
   modelsHint: ["What draws, enlarges and repairs on this machine.", "本机上用于绘制、放大与修复的模型。"],
   catalogue: ["Can be fetched", "可获取"],
-  catalogueHint: ["From package registries, or a model hub where one is in reach. Read the licence first.", "来自软件包仓库，或可访问的模型站点。请先阅读许可证。"],
+  catalogueHint: [
+    "From package registries, or a model hub where one is in reach. Read the licence first.",
+    "来自软件包仓库，或可访问的模型站点。请先阅读许可证。",
+  ],
   licence: ["Licence", "许可证"],
   credit: ["By", "作者"],
   source: ["Source", "来源"],
@@ -154,7 +193,10 @@ export const LAB = {
   removeModel: ["Remove {name}?", "删除 {name}？"],
   removeHint: ["Its files ({size}) are deleted from the models folder.", "将从模型目录删除其文件（{size}）。"],
   model_shell_dit: ["Draws from words by diffusion on pixels.", "像素扩散模型，按文字绘图。"],
-  model_token_transformer: ["Draws from words by choosing pieces from a codebook (VQGAN).", "从码本中选取编码来绘图（VQGAN）。"],
+  model_token_transformer: [
+    "Draws from words by choosing pieces from a codebook (VQGAN).",
+    "从码本中选取编码来绘图（VQGAN）。",
+  ],
   model_vq_autoencoder: ["Tokenizer: pictures to codes and back.", "Tokenizer：图片与编码互转。"],
   model_kl_autoencoder: ["Autoencoder: pictures to latents and back.", "自编码器：图片与潜变量互转。"],
   model_checkpoint: ["Stable Diffusion checkpoint.", "Stable Diffusion 模型。"],

@@ -15,77 +15,282 @@ let words = null; // kept while the page is open, in the language that it began 
 export function walkView(main) {
   words ??= [EXAMPLES[lang][1], EXAMPLES[lang][4]].map((prompt, i) => ({ prompt, seed: i + 1, weight: i ? 0 : 1 }));
   const form = { mode: "film", frames: 16, loop: false, curve: "linear", fps: 8, model: null };
-  let models = [], stopFilm = () => {}, mixing = null;
-  const panel = h("form", { class: "pane form", onsubmit: (event) => { event.preventDefault(); start(); } });
+  let models = [],
+    stopFilm = () => {},
+    mixing = null;
+  const panel = h("form", {
+    class: "pane form",
+    onsubmit: (event) => {
+      event.preventDefault();
+      start();
+    },
+  });
   const shown = stage({ title: t("walk"), hint: t("walkHint"), remember: "walked", done: (job) => finished(job) });
 
   const request = () => ({
-    kind: "walk", frames: form.mode === "film" ? form.frames : 2, fps: form.fps, curve: form.curve, ...(form.model && { model: form.model }),
+    kind: "walk",
+    frames: form.mode === "film" ? form.frames : 2,
+    fps: form.fps,
+    curve: form.curve,
+    ...(form.model && { model: form.model }),
     stops: words.map(({ prompt, seed }) => ({ prompt, seed })),
-    ...(form.mode === "film" ? { loop: form.loop } : { frames: Math.max(2, words.length), weights: words.map((one) => one.weight) }),
+    ...(form.mode === "film"
+      ? { loop: form.loop }
+      : { frames: Math.max(2, words.length), weights: words.map((one) => one.weight) }),
   });
-  const start = () => tried(async () => {
-    if (words.some((one) => !one.prompt.trim())) return toast(t("needWords"), { bad: true });
-    const job = await submit(request());
-    mixing = form.mode === "mix" ? job.id : null;
-    shown.follow(job);
-    return undefined;
-  });
+  const start = () =>
+    tried(async () => {
+      if (words.some((one) => !one.prompt.trim())) return toast(t("needWords"), { bad: true });
+      const job = await submit(request());
+      mixing = form.mode === "mix" ? job.id : null;
+      shown.follow(job);
+      return undefined;
+    });
   // A mixture is drawn anew soon after a slider rests.
   let rest;
-  const mixSoon = () => { clearTimeout(rest); rest = setTimeout(() => { if (mixing) start(); }, 450); };
+  const mixSoon = () => {
+    clearTimeout(rest);
+    rest = setTimeout(() => {
+      if (mixing) start();
+    }, 450);
+  };
 
   const finished = (job) => {
     stopFilm();
     const frames = job.pictures;
-    if (frames.length < 2) return fill(shown.element, h("div", { class: "result-of" }, frame(frames[0], job.title), actions(frames[0])));
+    if (frames.length < 2)
+      return fill(shown.element, h("div", { class: "result-of" }, frame(frames[0], job.title), actions(frames[0])));
     const film = filmOf(frames, job.request?.fps ?? form.fps);
     stopFilm = film.stop;
     return fill(shown.element, film.element);
   };
 
-  const stopRow = (one, i) => h("li", { class: "field" },
-    h("label", { for: `stop-${i}` }, i === 0 ? t("from") : i === words.length - 1 && form.mode === "film" ? t("to") : t("via", { n: i + 1 })),
-    h("div", { class: "with-buttons" }, h("input", { id: `stop-${i}`, value: one.prompt, oninput: (event) => { one.prompt = event.target.value; } }),
-      h("button", { type: "button", class: "quiet", title: t("dice"), "aria-label": `${t("dice")}: ${one.prompt}`, onclick: () => { one.seed = crypto.getRandomValues(new Uint32Array(1))[0]; if (mixing) start(); else toast(`${t("seed")} ${one.seed}`); } }, icon("dice")),
-      words.length > 2 ? h("button", { type: "button", class: "quiet", "aria-label": `${t("delete")}: ${one.prompt}`, onclick: () => { words.splice(i, 1); draw(); } }, icon("close")) : null),
-    form.mode === "mix" ? slider(t("weight"), { min: -1, max: 2, step: 0.05, value: one.weight, show: (value) => `${Math.round(100 * value)} %`, oninput: (value) => { one.weight = value; mixSoon(); } }).element : null);
+  const stopRow = (one, i) =>
+    h(
+      "li",
+      { class: "field" },
+      h(
+        "label",
+        { for: `stop-${i}` },
+        i === 0 ? t("from") : i === words.length - 1 && form.mode === "film" ? t("to") : t("via", { n: i + 1 }),
+      ),
+      h(
+        "div",
+        { class: "with-buttons" },
+        h("input", {
+          id: `stop-${i}`,
+          value: one.prompt,
+          oninput: (event) => {
+            one.prompt = event.target.value;
+          },
+        }),
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet",
+            title: t("dice"),
+            "aria-label": `${t("dice")}: ${one.prompt}`,
+            onclick: () => {
+              one.seed = crypto.getRandomValues(new Uint32Array(1))[0];
+              if (mixing) start();
+              else toast(`${t("seed")} ${one.seed}`);
+            },
+          },
+          icon("dice"),
+        ),
+        words.length > 2
+          ? h(
+              "button",
+              {
+                type: "button",
+                class: "quiet",
+                "aria-label": `${t("delete")}: ${one.prompt}`,
+                onclick: () => {
+                  words.splice(i, 1);
+                  draw();
+                },
+              },
+              icon("close"),
+            )
+          : null,
+      ),
+      form.mode === "mix"
+        ? slider(t("weight"), {
+            min: -1,
+            max: 2,
+            step: 0.05,
+            value: one.weight,
+            show: (value) => `${Math.round(100 * value)} %`,
+            oninput: (value) => {
+              one.weight = value;
+              mixSoon();
+            },
+          }).element
+        : null,
+    );
 
-  const draw = () => fill(panel, h("div", { class: "scroll" },
-    h("div", { class: "page-head" }, h("h2", {}, t("walk")), h("p", {}, t("walkHint"))),
-    chips(t("walkMode"), [["film", t("walkFilm")], ["mix", t("walkMix")]], form.mode, (mode) => { form.mode = mode; mixing = null; draw(); }, { named: false }),
-    h("ul", { class: "stops" }, words.map(stopRow)),
-    words.length < MOST_STOPS ? h("button", { type: "button", class: "quiet", onclick: () => { words.push({ prompt: EXAMPLES[lang][words.length % 6], seed: words.length + 1, weight: 0 }); draw(); } }, icon("plus"), t("addStop")) : null,
-    form.mode === "film" ? [
-      slider(t("frames"), { min: 4, max: 60, value: form.frames, oninput: (value) => { form.frames = value; } }).element,
-      chips(t("curve"), [["linear", t("straight")], ["slerp", t("arc")]], form.curve, (value) => { form.curve = value; }),
-      h("label", { class: "check" }, h("input", { type: "checkbox", checked: form.loop, onchange: (event) => { form.loop = event.target.checked; } }), t("loop")),
-    ] : null,
-    models.length > 1 ? labelled(t("model"), select(models.map((one) => [one.name, one.name]), form.model ?? "", (name) => { form.model = name; })) : null),
-  h("div", { class: "foot" }, h("button", { class: "main", id: "go" }, icon("walk"), t("run"))));
+  const draw = () =>
+    fill(
+      panel,
+      h(
+        "div",
+        { class: "scroll" },
+        h("div", { class: "page-head" }, h("h2", {}, t("walk")), h("p", {}, t("walkHint"))),
+        chips(
+          t("walkMode"),
+          [
+            ["film", t("walkFilm")],
+            ["mix", t("walkMix")],
+          ],
+          form.mode,
+          (mode) => {
+            form.mode = mode;
+            mixing = null;
+            draw();
+          },
+          { named: false },
+        ),
+        h("ul", { class: "stops" }, words.map(stopRow)),
+        words.length < MOST_STOPS
+          ? h(
+              "button",
+              {
+                type: "button",
+                class: "quiet",
+                onclick: () => {
+                  words.push({ prompt: EXAMPLES[lang][words.length % 6], seed: words.length + 1, weight: 0 });
+                  draw();
+                },
+              },
+              icon("plus"),
+              t("addStop"),
+            )
+          : null,
+        form.mode === "film"
+          ? [
+              slider(t("frames"), {
+                min: 4,
+                max: 60,
+                value: form.frames,
+                oninput: (value) => {
+                  form.frames = value;
+                },
+              }).element,
+              chips(
+                t("curve"),
+                [
+                  ["linear", t("straight")],
+                  ["slerp", t("arc")],
+                ],
+                form.curve,
+                (value) => {
+                  form.curve = value;
+                },
+              ),
+              h(
+                "label",
+                { class: "check" },
+                h("input", {
+                  type: "checkbox",
+                  checked: form.loop,
+                  onchange: (event) => {
+                    form.loop = event.target.checked;
+                  },
+                }),
+                t("loop"),
+              ),
+            ]
+          : null,
+        models.length > 1
+          ? labelled(
+              t("model"),
+              select(
+                models.map((one) => [one.name, one.name]),
+                form.model ?? "",
+                (name) => {
+                  form.model = name;
+                },
+              ),
+            )
+          : null,
+      ),
+      h("div", { class: "foot" }, h("button", { class: "main", id: "go" }, icon("walk"), t("run"))),
+    );
 
   fill(main, h("div", { class: "panes work" }, panel, shown.element));
   draw();
-  tried(async () => { models = (await modelList()).filter(hasTokenizer); form.model = (models.find((one) => one.name === "vqgan") ?? models[0])?.name; draw(); });
-  return () => { stopFilm(); clearTimeout(rest); shown.stop(); };
+  tried(async () => {
+    models = (await modelList()).filter(hasTokenizer);
+    form.model = (models.find((one) => one.name === "vqgan") ?? models[0])?.name;
+    draw();
+  });
+  return () => {
+    stopFilm();
+    clearTimeout(rest);
+    shown.stop();
+  };
 }
 
 const frame = (picture, title) => {
   const times = Math.max(1, Math.floor(512 / Math.max(picture.width, picture.height)));
-  return h("div", { class: "frame" }, h("img", { class: "result", src: api.file(picture.id), alt: title, width: picture.width * times, height: picture.height * times }));
+  return h(
+    "div",
+    { class: "frame" },
+    h("img", {
+      class: "result",
+      src: api.file(picture.id),
+      alt: title,
+      width: picture.width * times,
+      height: picture.height * times,
+    }),
+  );
 };
 
 /** Frames that play, pause, and are moved through with a slider. */
 function filmOf(frames, fps) {
-  let at = 0, timer = null;
-  const box = frame(frames[0], t("walk")), image = box.firstChild;
+  let at = 0,
+    timer = null;
+  const box = frame(frames[0], t("walk")),
+    image = box.firstChild;
   const loaded = frames.map((picture) => Object.assign(new Image(), { src: api.file(picture.id) }));
-  const range = h("input", { type: "range", min: 0, max: frames.length - 1, value: 0, "aria-label": t("place"), oninput: () => { pause(); go(Number(range.value)); } });
+  const range = h("input", {
+    type: "range",
+    min: 0,
+    max: frames.length - 1,
+    value: 0,
+    "aria-label": t("place"),
+    oninput: () => {
+      pause();
+      go(Number(range.value));
+    },
+  });
   const out = h("output", {}, `1 / ${frames.length}`);
-  const go = (to) => { at = to; image.src = loaded[at].src; range.value = at; out.textContent = `${at + 1} / ${frames.length}`; };
-  const button = h("button", { type: "button", "aria-label": t("play"), onclick: () => (timer ? pause() : play()) }, icon("play"));
-  const pause = () => { clearInterval(timer); timer = null; fill(button, icon("play")); button.setAttribute("aria-label", t("play")); };
-  const play = () => { timer = setInterval(() => go((at + 1) % frames.length), 1000 / fps); fill(button, icon("pause")); button.setAttribute("aria-label", t("pause")); };
+  const go = (to) => {
+    at = to;
+    image.src = loaded[at].src;
+    range.value = at;
+    out.textContent = `${at + 1} / ${frames.length}`;
+  };
+  const button = h(
+    "button",
+    { type: "button", "aria-label": t("play"), onclick: () => (timer ? pause() : play()) },
+    icon("play"),
+  );
+  const pause = () => {
+    clearInterval(timer);
+    timer = null;
+    fill(button, icon("play"));
+    button.setAttribute("aria-label", t("play"));
+  };
+  const play = () => {
+    timer = setInterval(() => go((at + 1) % frames.length), 1000 / fps);
+    fill(button, icon("pause"));
+    button.setAttribute("aria-label", t("pause"));
+  };
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) play();
-  return { element: h("div", { class: "film" }, box, h("div", { class: "controls" }, button, range, out)), stop: pause };
+  return {
+    element: h("div", { class: "film" }, box, h("div", { class: "controls" }, button, range, out)),
+    stop: pause,
+  };
 }
