@@ -1,4 +1,4 @@
-"""The queue's tables without any process: what is accepted, in which order it is taken, who may still speak."""
+"""The queue's tables without any process: what is accepted, how it is taken, who may still speak."""
 
 from __future__ import annotations
 

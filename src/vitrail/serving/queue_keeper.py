@@ -35,12 +35,14 @@ class Patience:
 
     ``silence``: no beat of its own thread. ``stall``: nothing told and (almost) no processor time used.
     ``cancel``: until a cancelled job has to have stopped by itself. ``start``: until its first word.
+    ``ask``: between two looks at what should stop.
     """
 
     def __init__(
         self, silence: float = 60.0, stall: float = 180.0, cancel: float = 4.0, start: float = 300.0
     ) -> None:
         self.silence, self.stall, self.cancel, self.start = silence, stall, cancel, start
+        self.ask = 0.2
 
 
 class Keeper:
@@ -120,9 +122,9 @@ class Keeper:
                     self._cancel(line, {head["job"]}, cancelled)
                 if head["tell"] in ("done", "failed", "cancelled"):
                     left.discard(head["job"])
-                if time.monotonic() - asked > 0.2:
+                if time.monotonic() - asked > self._patience.ask:
                     break
-            if time.monotonic() - asked > 0.2:
+            if time.monotonic() - asked > self._patience.ask:
                 asked = time.monotonic()
                 self._cancel(line, left & set(unwanted()), cancelled)
             late = [id for id in left if asked - cancelled.get(id, asked) > self._patience.cancel]

@@ -87,10 +87,15 @@ class Worker:
         self._identity = Identity.mine()
         self._claims = Claims(self._database, self._permits, self._identity, settings.lease)
         patience = Patience(settings.silence, settings.stall)
+        # A file is asked at no cost, a server of many workers is not.
+        patience.ask = 0.2 if self._database.sqlite else 0.5
         self._keepers = {lane: Keeper(self._command, patience) for lane in _LANES}
         self._busy = {lane: threading.Event() for lane in _LANES}
         self._stopping = threading.Event()
         self._serving = False
+        self._pause = 0.0
+        self._told: dict[str, float] = {}
+        self._complaint: tuple[str, float] = ("", 0.0)
 
     @property
     def name(self) -> str:
@@ -138,6 +143,7 @@ class Worker:
 
         def care() -> None:
             workers = self._claims.beat()
+            self._pause = workers / 2000  # a fleet of a thousand tells 2,000 steps a second, not 20,000
             take_back_lost(self._database, self._permits)
             for lane, busy in self._busy.items():
                 if not busy.is_set() and self._claims.overdue(lane, OVERDUE):
@@ -159,7 +165,7 @@ class Worker:
         try:
             action()
         except StorageError as error:
-            print(f"vitrail worker: {error}", file=sys.stderr)
+            self._complain(str(error))
         except Exception as error:  # DBOS hands on whatever the database's driver raises
             traceback.print_exception(error)
 
@@ -173,7 +179,7 @@ class Worker:
                 try:
                     claims = self._claims.claim(lane, self._settings.batch)
                 except StorageError as error:
-                    print(f"vitrail worker: {error}", file=sys.stderr)
+                    self._complain(str(error))
                     self._stopping.wait(1.0)
                     continue
                 if not claims:
@@ -218,6 +224,10 @@ class Worker:
         """Hand on what the working process tells of a job; False if the job should stop."""
         match head["tell"]:
             case "progress":
+                now = time.monotonic()
+                if now - self._told.get(claim.id, 0.0) < self._pause and head["step"] != head["steps"]:
+                    return True
+                self._told[claim.id] = now
                 try:
                     return self._claims.progress(claim, head["step"], head["steps"], head["eta"])
                 except StorageError:
@@ -266,6 +276,14 @@ class Worker:
     ) -> None:
         self._surely(lambda: self._claims.finish(claim, state, **about))
         open.pop(claim.id, None)
+        self._told.pop(claim.id, None)
+
+    def _complain(self, line: str) -> None:
+        """Say what is wrong, but the same no more than twice a minute."""
+        now = time.monotonic()
+        if line != self._complaint[0] or now - self._complaint[1] > 30:
+            self._complaint = (line, now)
+            print(f"vitrail worker: {line}", file=sys.stderr)
 
     def _surely(self, action: Callable[[], object]) -> None:
         """Do what must not be left out, as soon as the database can be written again."""
@@ -274,7 +292,7 @@ class Worker:
                 action()
                 return
             except StorageError as error:
-                print(f"vitrail worker: {error}", file=sys.stderr)
+                self._complain(str(error))
                 if self._stopping.wait(0.5):
                     return
 
