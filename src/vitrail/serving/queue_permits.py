@@ -23,7 +23,7 @@ from vitrail.store.database import Database
 if TYPE_CHECKING:
     from dbos import DBOSClient, DBOSConfig
 
-__all__ = ["Permits", "serve_permits", "set_pace", "stop_permits"]
+__all__ = ["Permits", "pace", "serve_permits", "set_pace", "stop_permits"]
 
 _WORKFLOW = "vitrail.take"
 _QUEUES: dict[Lane, str] = {"pictures": "vitrail-pictures", "long": "vitrail-long"}
@@ -109,13 +109,18 @@ def serve_permits(database: Database, worker: str, take: Callable[[Lane], None])
         )
 
 
+def pace(workers: int) -> float:
+    """Seconds between two looks of one worker, in a fleet of so many."""
+    return max(_POLL, workers * len(_QUEUES) / 500)
+
+
 def set_pace(workers: int) -> None:
     """Let every worker look for permits so often that the database is asked at most 500 times a second."""
-    pace = max(_POLL, workers * len(_QUEUES) / 500)
+    wanted = pace(workers)
     for name in _QUEUES.values():
         queue = _dbos().DBOS.retrieve_queue(name)
-        if queue is not None and abs(queue.polling_interval_sec - pace) > pace / 4:
-            queue.set_polling_interval_sec(pace)
+        if queue is not None and abs(queue.polling_interval_sec - wanted) > wanted / 4:
+            queue.set_polling_interval_sec(wanted)
 
 
 def stop_permits() -> None:

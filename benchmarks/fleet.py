@@ -1,0 +1,273 @@
+"""How far a fleet scales: what the queue costs on PostgreSQL, and from it the throughput of 1,000 workers.
+
+The queue's own code runs against a real server of Debian's in a temporary folder, and the processor time that
+the *server* spends on each operation is read from /proc: that is what all workers share (their own time is
+not shared), and it does not depend on what else this machine does. A simulation then lets N workers take jobs
+through a database of so many cores, one event an operation: look for a permit, take it, claim, tell progress,
+look for cancels, publish, finish, beat. What it leaves out: the network's latency, and rows that several
+workers want at the same moment (SKIP LOCKED leaves none in the claim).
+
+Run it as ``python benchmarks/fleet.py [--jobs 200] [--cores 4] [--seconds 2.0 20.0]``. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import json
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vitrail.schema import TextToImageRequest
+from vitrail.serving.processes import Identity
+from vitrail.serving.queue_claims import Claims
+from vitrail.serving.queue_permits import pace
+from vitrail.serving.queue_store import QueueStore
+from vitrail.serving.queue_worker import BEAT, WorkerSettings
+from vitrail.store.gallery import picture_id
+
+TESTS = Path(__file__).resolve().parents[1] / "tests"
+
+STEPS = 20
+"""Steps of a job that are told, before the pace of the fleet leaves some out."""
+
+ASK = 0.5
+"""Seconds between two looks for cancels (queue_keeper.Patience.ask of a fleet)."""
+
+FLEETS = (1, 3, 10, 30, 100, 300, 1000)
+
+
+def server_seconds(pid: int) -> float:
+    """Processor time of a process and all its children, those that ended included."""
+    total, ticks = 0.0, os.sysconf("SC_CLK_TCK")
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if entry.name == str(pid):
+            total += sum(int(value) for value in fields[11:15]) / ticks
+        elif int(fields[1]) == pid:
+            total += (int(fields[11]) + int(fields[12])) / ticks
+    return total
+
+
+def measure(jobs: int) -> dict[str, float]:
+    """Server seconds an operation, each the mean of ``jobs``."""
+    sys.path.insert(0, str(TESTS))
+    from postgres import PostgresServer, programs
+
+    found = programs()
+    if found is None:
+        raise SystemExit("PostgreSQL is not installed (apt-get install postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="vitrail-fleet-", dir="/tmp"))
+    server = PostgresServer(found, folder)
+    data = Path(tempfile.mkdtemp(prefix="vitrail-fleet-"))
+    try:
+        return _measured(server, data, jobs)
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def _measured(server: Any, data: Path, jobs: int) -> dict[str, float]:
+    settings = WorkerSettings(folder=str(data), database=server.new_database(), pictures=str(data / "shared"))
+    database, gallery, permits = settings.open()
+    store = QueueStore(database, permits, 10 * jobs)
+    claims = Claims(database, permits, Identity("w", "elsewhere", 1, "1"), 1e6)
+    assert server._server is not None
+    pid = server._server.pid
+
+    def timed(action: Callable[[int], Any]) -> float:
+        before = server_seconds(pid)
+        for number in range(jobs):
+            action(number)
+        return (server_seconds(pid) - before) / jobs
+
+    held: list[Any] = []
+    costs: dict[str, float] = {}
+    # Two queues full, so that the plans are those of a queue that is used.
+    for number in range(jobs):
+        store.submit(TextToImageRequest(prompt="warm", seed=number), None)
+    costs["submit"] = timed(lambda n: store.submit(TextToImageRequest(prompt="a red cat", seed=n), f"k{n}"))
+    costs["beat"] = timed(lambda _: claims.beat())
+    costs["claim"] = timed(lambda _: held.extend(claims.claim("pictures", 1)))
+    costs["progress"] = timed(lambda n: claims.progress(held[n], 1, STEPS, 1.0))
+    costs["unwanted"] = timed(lambda n: claims.unwanted(held[n : n + 1]))
+    record, body = _picture()
+    costs["publish"] = timed(
+        lambda n: claims.picture(
+            held[n],
+            0,
+            gallery.add(body, ".png", record, id=picture_id(held[n].id, 0), job=held[n].id),
+        )
+    )
+    costs["finish"] = timed(lambda n: claims.finish(held[n], "succeeded"))
+    costs |= _permit_costs(settings, timed, jobs)
+    permits.close()
+    database.close()
+    return costs
+
+
+def _permit_costs(
+    settings: WorkerSettings, timed: Callable[[Callable[[int], Any]], float], jobs: int
+) -> dict[str, float]:
+    """What DBOS costs: a look that finds nothing, and a permit from its dequeue to its end."""
+    from dbos import DBOS
+
+    from vitrail.serving.queue_permits import serve_permits, stop_permits
+
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)
+    taken: list[float] = []
+    database, _, permits = settings.open()
+    idle_before = time.monotonic()
+    serve_permits(database, "bench", lambda lane: taken.append(time.monotonic()))
+    while len(taken) < 2 * jobs and time.monotonic() - idle_before < 600:
+        time.sleep(0.2)  # the permits of all jobs above
+    queue = DBOS.retrieve_queue("vitrail-pictures")
+    assert queue is not None
+    from dbos._dbos import _get_dbos_instance
+
+    inner = _get_dbos_instance()._sys_db
+    look = timed(lambda _: inner.start_queued_workflows(queue, "bench", "vitrail", None, 1))
+
+    def permit(number: int) -> None:
+        with database.write() as connection:
+            permits.add(connection, f"again-{number}", "pictures")
+
+    before = len(taken)
+    adding = timed(permit)
+    started = time.monotonic()
+    used = timed(lambda _: _wait(lambda: len(taken) >= before + jobs, started))  # the first waits for all
+    stop_permits()
+    permits.close()
+    database.close()
+    return {"look": look, "permit": max(0.0, used + adding)}
+
+
+def _wait(ready: Callable[[], bool], started: float) -> None:
+    while not ready() and time.monotonic() - started < 600:
+        time.sleep(0.05)
+
+
+def _picture() -> tuple[Any, bytes]:
+    from datetime import UTC, datetime
+
+    from PIL import Image
+
+    from vitrail.schema import ImageRecord, SamplingDefaults
+    from vitrail.serving.save import picture_bytes
+
+    request = TextToImageRequest(prompt="a red cat", seed=1)
+    record = ImageRecord(
+        request=request.resolve(SamplingDefaults(width=64, height=64)),
+        seed=1,
+        model_name="fleet",
+        model_sha256="0" * 64,
+        created=datetime.now(UTC),
+    )
+    return record, picture_bytes(Image.new("RGB", (64, 64)), "png", record)
+
+
+def simulate(workers: int, seconds: float, cores: int, costs: dict[str, float], span: float) -> float:
+    """Jobs a second that ``workers`` finish, each job ``seconds`` of work, the queue never empty.
+
+    The database is ``cores`` servers with one line before them, first come first served.
+    """
+    chance = random.Random(workers)
+    free = [0.0] * cores
+    heapq.heapify(free)
+    events: list[tuple[float, int, str, int]] = []
+    order = done = 0
+    looks = pace(workers)
+    told = max(seconds / STEPS, workers / 2000)
+
+    def at(when: float, what: str, worker: int) -> None:
+        nonlocal order
+        order += 1
+        heapq.heappush(events, (when, order, what, worker))
+
+    def served(when: float, *operations: str) -> float:
+        """When the database has done these for one who asked at ``when``."""
+        start = max(when, heapq.heappop(free))
+        end = start + sum(costs[name] for name in operations)
+        heapq.heappush(free, end)
+        return end
+
+    ends = [0.0] * workers
+    for worker in range(workers):
+        at(chance.random() * max(looks, 0.1), "take", worker)
+        at(chance.random() * BEAT, "beat", worker)
+        at(chance.random() * looks, "look", worker)  # the other lane's
+    while events:
+        now, _, what, worker = heapq.heappop(events)
+        if now > span:
+            break
+        if what == "take":  # a permit, then job after job while any waits
+            started = served(now, "permit", "claim") if done == 0 else served(now, "claim")
+            ends[worker] = started + seconds * chance.uniform(0.8, 1.2)
+            at(started + told, "tell", worker)
+            at(started + ASK, "ask", worker)
+            at(ends[worker], "finish", worker)
+        elif what == "tell" and now < ends[worker]:
+            at(served(now, "progress") + told, "tell", worker)
+        elif what == "ask" and now < ends[worker]:
+            at(served(now, "unwanted") + ASK, "ask", worker)
+        elif what == "finish":
+            done += 1
+            at(served(now, "publish", "finish"), "take", worker)
+        elif what == "beat":
+            at(served(now, "beat") + BEAT, "beat", worker)
+        elif what == "look":
+            at(served(now, "look") + looks, "look", worker)
+    return done / span
+
+
+def main() -> None:
+    """Measure, simulate, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=200, help="operations of each kind that are measured")
+    parser.add_argument("--cores", type=int, default=4, help="cores of the simulated database")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[2.0, 20.0], help="work a job")
+    options = parser.parse_args()
+    costs = measure(options.jobs)
+    for name, cost in costs.items():
+        print(f"{name:<10}{1000 * cost:8.3f} ms of the server")
+    scaling: dict[str, dict[str, float]] = {}
+    for seconds in options.seconds:
+        rates = {n: simulate(n, seconds, options.cores, costs, span=max(30.0, 4 * seconds)) for n in FLEETS}
+        one = rates[1]
+        for n, rate in rates.items():
+            share = rate / (n * one)
+            print(
+                f"{seconds:5.1f} s a job {n:5d} workers {rate:9.2f} jobs/s, {share:6.1%} of so many times one"
+            )
+        scaling[f"{seconds:g}"] = {str(n): round(rate, 3) for n, rate in rates.items()}
+    ideal = {name: 1000 / float(name) for name in scaling}
+    print(
+        json.dumps(
+            {
+                "cost_ms": {name: round(1000 * cost, 4) for name, cost in costs.items()},
+                "cores": options.cores,
+                "jobs_per_second": scaling,
+                "efficiency_1000": {
+                    name: round(rates["1000"] / ideal[name], 4) for name, rates in scaling.items()
+                },
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
