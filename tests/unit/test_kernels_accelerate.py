@@ -189,6 +189,29 @@ def test_autoencoder_both_ways(compiler: bool) -> None:
             assert error(network.decode(wanted).sample, plain.decode(wanted).sample) < CLOSE  # type: ignore[operator]
 
 
+def test_autoencoder_that_joins_and_overwrites(monkeypatch: pytest.MonkeyPatch) -> None:
+    # what only pictures beyond a cache do: norms are read through, sums take the place of what was added
+    if library() is None:
+        pytest.skip("no C compiler here")
+    monkeypatch.setattr("vitrail.kernels.layers._JOINED", 1)
+    network, plain = accelerate(vae()), vae()
+    with torch.inference_mode():
+        z = noise(2, 4, 7, 6)
+        given = z.clone()
+        wanted = plain.decode(z).sample  # type: ignore[operator]
+        for _ in range(2):
+            assert error(network.decode(z).sample, wanted) < CLOSE  # type: ignore[operator]
+        assert torch.equal(z, given)
+
+
+def test_unet_that_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library() is None:
+        pytest.skip("no C compiler here")
+    monkeypatch.setattr("vitrail.kernels.layers._JOINED", 1)
+    x, states = noise(2, 4, 10, 12), noise(2, 7, 32, seed=1)
+    assert error(passed(accelerate(unet()), x, states), passed(unet(), x, states)) < CLOSE
+
+
 def test_upscaler(compiler: bool) -> None:
     torch.manual_seed(0)
     plain = RRDBNet(RRDBConfig(blocks=2, width=32, growth=16)).eval().requires_grad_(False)

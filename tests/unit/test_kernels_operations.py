@@ -21,6 +21,7 @@ from vitrail.kernels.operations import (
     group_norm,
     index_map,
     linear,
+    norm_table,
     pack_direct,
     pack_winograd,
     unpack_direct,
@@ -150,6 +151,26 @@ def test_winograd_inside_a_larger_picture(lib: Library) -> None:
         winograd(
             lib, whole[:, :24], pack_winograd(weight, lib.panel), 40, into=draw(2, 2, 40, 11, 10), **same
         )
+
+
+@pytest.mark.parametrize("out", [2, 4, 6])
+@pytest.mark.parametrize("shape", [(2, 70, 13, 9), (1, 16, 3, 20)])
+def test_winograd_of_a_normalised_picture(lib: Library, out: int, shape: tuple[int, ...]) -> None:
+    x, weight, filters = draw(0, *shape) * 3 + 1, draw(1, 33, shape[1], 3, 3), 33
+    factor, summand = draw(2, shape[1]), draw(3, shape[1])
+    plain = functional.silu(functional.group_norm(x.double(), 2, factor.double(), summand.double(), 1e-6))
+    wanted = functional.conv2d(
+        functional.pad(plain, (1, 1, 0, 0), mode="circular"), weight.double(), padding=(1, 0)
+    )
+    kept_back = draw(4, *wanted.shape).contiguous(memory_format=torch.channels_last)
+    wanted = wanted + kept_back
+    made = winograd(
+        lib, x, pack_winograd(weight, lib.panel), filters, y_borders=Borders(1, 1), residual=kept_back,
+        x_borders=Borders(1, 1, "circular"), into=kept_back, out=out,
+        table=norm_table(lib, x, 2, factor, summand, 1e-6),
+    )  # fmt: skip
+    assert made.data_ptr() == kept_back.data_ptr()  # the sum took the place of what was added
+    assert error(made, wanted) < WINOGRAD[out]
 
 
 @settings(max_examples=60, deadline=None)

@@ -45,6 +45,11 @@ def accelerate(network: Network) -> Network:
     if lib is None:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _replace(network, lib)
+    decoder = getattr(network, "decoder", None)
+    if type(network).__name__ == "AutoencoderKL" and isinstance(decoder, nn.Module):
+        for block in decoder.modules():  # one after the other, unlike a U-Net, which keeps what it skips
+            if isinstance(block, FastResnet):
+                block.overwrites = True
     return network
 
 

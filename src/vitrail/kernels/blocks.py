@@ -52,9 +52,11 @@ class FastResnet(nn.Module):
     conv_shortcut: nn.Module | None
     output_scale_factor: float
     skip_time_act: bool
+    overwrites: bool
 
     def __init__(self, source: nn.Module, lib: Library) -> None:
         take_children(self, source)
+        self.overwrites = False  # True: nobody but this block needs its input, the result may take its memory
         for name in ("norm1", "norm2"):
             norm = getattr(source, name)
             if type(norm) is nn.GroupNorm:
@@ -82,9 +84,12 @@ class FastResnet(nn.Module):
         if self.time_emb_proj is not None and temb is not None:
             time = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
             time = time.expand(input_tensor.shape[0], -1).contiguous()
-        hidden = convolve(self.conv1, self.norm1(input_tensor), bias=time)
+        hidden = convolve(self.conv1, input_tensor, bias=time, norm=self.norm1)
         shortcut = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
-        made = convolve(self.conv2, self.norm2(hidden), residual=shortcut)
+        made = convolve(
+            self.conv2, hidden, residual=shortcut, norm=self.norm2,
+            overwrite=self.overwrites or isinstance(self.conv_shortcut, FastConv2d),
+        )  # fmt: skip
         return made if self.output_scale_factor == 1.0 else made / self.output_scale_factor
 
 

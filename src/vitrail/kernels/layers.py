@@ -21,6 +21,7 @@ from vitrail.kernels.operations import (
     direct,
     group_norm,
     linear,
+    norm_table,
     pack_direct,
     pack_winograd,
     unpack_direct,
@@ -32,7 +33,11 @@ __all__ = ["FastConv2d", "FastGroupNorm", "FastLinear", "convolve", "multiply", 
 
 _FEWEST_CHANNELS = 16
 """Convolutions with fewer inputs or outputs are left to PyTorch: most of a panel would be zeros."""
+_MANY_CHANNELS = 64
+"""With so many inputs even three outputs pay: PyTorch would bring the whole picture to another layout."""
 _LARGEST_GATED = 2048
+_JOINED = 4 << 20
+"""Numbers of a picture that no second-level or last cache would hold anyway."""
 
 
 def suits(*tensors: Tensor | None) -> bool:
@@ -104,7 +109,8 @@ class FastConv2d(_Packed, nn.Conv2d):
             type(source) is nn.Conv2d
             and source.groups == 1
             and source.dilation == (1, 1)
-            and min(source.in_channels, source.out_channels) >= _FEWEST_CHANNELS
+            and source.in_channels >= _FEWEST_CHANNELS
+            and (source.out_channels >= _FEWEST_CHANNELS or source.in_channels >= _MANY_CHANNELS)
             and source.weight.dtype == torch.float32
             and source.weight.device.type == "cpu"
         )
@@ -143,16 +149,21 @@ class FastConv2d(_Packed, nn.Conv2d):
         residual: Tensor | None = None,
         slope: float = 1.0,
         enlarge: int = 1,
+        norm: FastGroupNorm | None = None,
+        overwrite: bool = False,
     ) -> Tensor:
         """Return leaky(convolution(enlarged x) + the layer's bias + bias + residual).
 
         bias: (N, K). residual: (N, K, h, w). slope: see :func:`vitrail.kernels.operations.winograd`. enlarge:
-        nearest-neighbour enlargement of x.
+        nearest-neighbour enlargement of x. norm: one with SiLU, of x before all that; it is applied as x is
+        read where x is too large for a cache. overwrite: the result may take the residual's memory.
         """
+        if norm is not None and not (self.winograd and norm.joins(x)):
+            x, norm = norm(x), None
         patched = self.__dict__.get("_conv_forward")
         wraps = getattr(patched, "wraps", None)
         if x.ndim != 4 or not suits(x, bias, residual) or (patched is not None and wraps is None):
-            return self._plain(x, bias, residual, slope, enlarge)
+            return self._plain(x if norm is None else norm(x), bias, residual, slope, enlarge)
         y_borders, x_borders = self.borders(wraps)
         if enlarge > 1:
             y_borders = Borders(y_borders.before, y_borders.after, y_borders.mode, enlarge)
@@ -163,12 +174,14 @@ class FastConv2d(_Packed, nn.Conv2d):
                 (y_borders, x_borders), x.shape[2:], self.kernel_size, strict=True
             )
         ):
-            return self._plain(x, bias, residual, slope, enlarge)  # PyTorch's own error, or its empty result
+            # PyTorch's own error, or its empty result
+            return self._plain(x if norm is None else norm(x), bias, residual, slope, enlarge)
         whole = self.bias if bias is None else bias if self.bias is None else (bias + self.bias).contiguous()
         if self.winograd:
             return winograd(
                 self.lib, x, self.packed, self.out_channels, whole, y_borders=y_borders, x_borders=x_borders,
-                residual=residual, slope=slope,
+                residual=residual, slope=slope, table=None if norm is None else norm.table(x),
+                into=residual if overwrite and residual is not None and _own_pixels(residual) else None,
             )  # fmt: skip
         assert len(self.kernel_size) == 2
         assert len(self.stride) == 2
@@ -275,6 +288,21 @@ class FastGroupNorm(nn.GroupNorm):
         made = super().forward(input)
         return functional.silu(made) if self.silu else made
 
+    def joins(self, x: Tensor) -> bool:
+        """Whether a convolution should apply this as it reads: a result too large for a cache is not made."""
+        return (
+            self.silu
+            and x.ndim == 4
+            and x.numel() >= _JOINED
+            and suits(x, self.weight, self.bias)
+            and not self._forward_hooks
+            and not self._forward_pre_hooks
+        )
+
+    def table(self, x: Tensor) -> Tensor:
+        """Return what this multiplies each channel of ``x`` (N, C, H, W) by, and then adds: (N, 2, C)."""
+        return norm_table(self.lib, x, self.num_groups, self.weight, self.bias, self.eps)
+
 
 def convolve(
     layer: nn.Module,
@@ -283,10 +311,16 @@ def convolve(
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     enlarge: int = 1,
+    norm: nn.Module | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
     """Call a convolution with what :meth:`FastConv2d.run` can take along; a hooked or foreign one plainly."""
+    if norm is not None and not isinstance(norm, FastGroupNorm):
+        x, norm = norm(x), None
     if isinstance(layer, FastConv2d) and not layer._forward_hooks and not layer._forward_pre_hooks:
-        return layer.run(x, bias=bias, residual=residual, enlarge=enlarge)
+        return layer.run(x, bias=bias, residual=residual, enlarge=enlarge, norm=norm, overwrite=overwrite)
+    if norm is not None:
+        x = norm(x)
     if enlarge > 1:
         x = functional.interpolate(x, scale_factor=float(enlarge), mode="nearest")
     made: Tensor = layer(x)
@@ -304,6 +338,11 @@ def multiply(layer: nn.Module, x: Tensor, *, residual: Tensor | None = None, gat
         left, right = made.chunk(2, -1)
         made = left * functional.gelu(right)
     return made if residual is None else made + residual
+
+
+def _own_pixels(x: Tensor) -> bool:
+    """Whether ``x`` (N, C, H, W) is a whole picture, channels last, that may be written to."""
+    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _allowed(border: Borders, size: int) -> bool:

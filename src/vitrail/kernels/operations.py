@@ -25,6 +25,7 @@ __all__ = [
     "group_norm",
     "index_map",
     "linear",
+    "norm_table",
     "pack_direct",
     "pack_panels",
     "pack_winograd",
@@ -155,13 +156,16 @@ def winograd(
     slope: float = 1.0,
     out: int | None = None,
     into: Tensor | None = None,
+    table: Tensor | None = None,
 ) -> Tensor:
     """Return a 3x3 convolution of stride 1.
 
     x: (N, C, H, W). packed: :func:`pack_winograd`. bias: (K,) or (N, K), added to each pixel. scale: factor
     of all that. residual: (N, K, h, w), added then. slope: factor of what is negative then. out: outputs a
     tile and side (2, 4, 6); chosen by :func:`~vitrail.kernels.plan.plan_winograd` where it is not given.
-    into: where the result goes. x, residual and into may be some channels of a larger picture, channels last.
+    into: where the result goes, ``residual`` itself if you like. x, residual and into may be some channels of
+    a larger picture, channels last. table: (N, 2, C) of :func:`norm_table`: the normalised x is convolved,
+    after SiLU.
     """
     count, channels, height, width = x.shape
     high, wide = y_borders.length(height) - 2, x_borders.length(width) - 2
@@ -180,8 +184,8 @@ def winograd(
         plan.out, pointer(x), _long(x_step), _long(count), _long(height), _long(width), _long(channels),
         pointer(packed), _long(filters), pointer(into), _long(y_step), _long(high), _long(wide),
         pointer(rows), pointer(columns), pointer(bias), _stride(bias), pointer(added), _long(residual_step),
-        ctypes.c_float(scale), ctypes.c_float(slope), pointer(memory), _long(plan.super), _long(plan.block),
-        _long(plan.group), lib.threads,
+        ctypes.c_float(scale), ctypes.c_float(slope), pointer(table), pointer(memory), _long(plan.super),
+        _long(plan.block), _long(plan.group), lib.threads,
     )  # fmt: skip
     return into
 
@@ -284,17 +288,40 @@ def group_norm(
     silu: bool,
 ) -> Tensor:
     """Return the group normalisation of ``x`` (N, C, *), channels last, then SiLU if asked for."""
-    count, channels = x.shape[:2]
     x = _channels_last(x)
     made = lib.large_pages(torch.empty_like(x))
+    _run_norm(lib, x, groups, weight, bias, eps, silu, made, None)
+    return made
+
+
+def norm_table(
+    lib: Library, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """Return (N, 2, C): what the group normalisation of ``x`` multiplies each channel by, and then adds."""
+    table = torch.empty(x.shape[0], 2, x.shape[1])
+    _run_norm(lib, _channels_last(x), groups, weight, bias, eps, False, None, table)
+    return table
+
+
+def _run_norm(
+    lib: Library,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    silu: bool,
+    made: Tensor | None,
+    table: Tensor | None,
+) -> None:
+    count, channels = x.shape[:2]
     pixels = x.numel() // max(count * channels, 1)
     sizes = (_long(count), _long(pixels), _long(channels))
     memory = scratch(lib, lib.raw.vitrail_group_norm_scratch(*sizes))
     lib.raw.vitrail_group_norm(
         pointer(x), *sizes, _long(groups), pointer(weight), pointer(bias), ctypes.c_double(eps), int(silu),
-        pointer(made), pointer(memory), lib.threads,
+        pointer(made), pointer(table), pointer(memory), lib.threads,
     )  # fmt: skip
-    return made
 
 
 def attention(lib: Library, query: Tensor, key: Tensor, value: Tensor, heads: int, scale: float) -> Tensor:

@@ -59,12 +59,14 @@ long vitrail_group_norm_scratch(long pictures, long pixels, long c) {
 }
 
 /* y = (x - mean) / sqrt(variance + eps) * weight + bias for each picture and group of c / groups channels, then
-   SiLU if `activate`. x, y (pictures, pixels, c). */
+   SiLU if `activate`. x, y (pictures, pixels, c). y null: only the factors and summands of the channels are
+   made, table (pictures, 2, c), for a convolution that applies them as it reads. */
 void vitrail_group_norm(const float *x, long pictures, long pixels, long c, long groups, const float *weight,
-                        const float *bias, double eps, int activate, float *y, float *scratch, int threads) {
+                        const float *bias, double eps, int activate, float *y, float *table, float *scratch,
+                        int threads) {
     const long chunks = (pixels + CHUNK - 1) / CHUNK, width = c / groups;
     double *sums = (double *)(((uintptr_t)scratch + 7) / 8 * 8);
-    float *scale = (float *)(sums + pictures * chunks * 2 * c);
+    float *scale = y ? (float *)(sums + pictures * chunks * 2 * c) : table;
     Norm work = {.x = x, .weight = weight, .bias = bias, .y = y, .sums = sums, .scale = scale, .pixels = pixels,
                  .c = c, .chunks = chunks, .activate = activate};
     vitrail_share(sums_item, &work, pictures * chunks, threads);
@@ -72,7 +74,6 @@ void vitrail_group_norm(const float *x, long pictures, long pixels, long c, long
         for (long g = 0; g < groups; g++) {
             const float *about = x + p * pixels * c + g * width;
             double mean = 0, square = 0;
-            double offsets = 0;
             for (long i = 0; i < width; i++) {
                 double s = 0, q = 0;
                 for (long k = 0; k < chunks; k++) {
@@ -83,9 +84,7 @@ void vitrail_group_norm(const float *x, long pictures, long pixels, long c, long
                 const double shift = (double)about[i] - about[0];
                 mean += s + shift * pixels;
                 square += q + 2 * shift * s + shift * shift * pixels;
-                offsets += shift;
             }
-            (void)offsets;
             mean /= (double)width * pixels;
             double variance = square / ((double)width * pixels) - mean * mean;
             if (variance < 0) variance = 0;
@@ -97,5 +96,5 @@ void vitrail_group_norm(const float *x, long pictures, long pixels, long c, long
                     (float)((bias ? bias[g * width + i] : 0.0f) - (mean + about[0]) * a);
             }
         }
-    vitrail_share(apply_item, &work, pictures * chunks, threads);
+    if (y) vitrail_share(apply_item, &work, pictures * chunks, threads);
 }

@@ -11,7 +11,7 @@
 #define FILTERS (DEPTH * PANEL + APART)
 
 typedef struct {
-    const float *x, *bias, *residual;
+    const float *x, *bias, *residual, *table;
     const uint8_t *weights;
     float *y, *v, *own;
     const int32_t *y_map, *x_map;
@@ -59,12 +59,14 @@ long vitrail_winograd_scratch(int out, long c, long super, long block, long grou
    y_map, x_map: for each row and column of the padded input the row and column of x, or -1 for zero: they
    express zero, wrapped or repeated borders and a nearest-neighbour enlargement alike. Their lengths are
    tiles * out + 2. bias: k values for each picture, bias_stride apart (0: the same), or null. residual: as y
-   or null. slope: negative results are multiplied by it (1: no leaky rectifier). super, block: tiles that
-   are transformed and multiplied at a time; group: panels a thread takes. */
+   or null, may be y itself. table: null, or (pictures, 2, c): SiLU of x * table[0] + table[1] is convolved.
+   slope: negative results are multiplied by it (1: no leaky rectifier). super, block: tiles that are
+   transformed and multiplied at a time; group: panels a thread takes. */
 void vitrail_winograd(int out, const float *x, long x_step, long pictures, long source_h, long source_w, long c,
                       const uint8_t *weights, long k, float *y, long y_step, long h, long w, const int32_t *y_map,
-                      const int32_t *x_map, const float *bias, long bias_stride, const float *residual, long residual_step, float scale, float slope,
-                      float *scratch, long super, long block, long group, int threads) {
+                      const int32_t *x_map, const float *bias, long bias_stride, const float *residual,
+                      long residual_step, float scale, float slope, const float *table, float *scratch,
+                      long super, long block, long group, int threads) {
     const long panels = (k + PANEL - 1) / PANEL;
     float *aligned = (float *)(((uintptr_t)scratch + LANES * 4 - 1) / (LANES * 4) * (LANES * 4));
     Winograd work = {
@@ -72,9 +74,9 @@ void vitrail_winograd(int out, const float *x, long x_step, long pictures, long 
         .own = aligned + input_floats(out, c, super), .y_map = y_map, .x_map = x_map, .pictures = pictures,
         .source_h = source_h, .source_w = source_w, .c = c, .h = h, .w = w, .k = k, .tiles_y = (h + out - 1) / out,
         .tiles_x = (w + out - 1) / out, .block = block, .group = group, .groups = (panels + group - 1) / group,
-        .panels = panels, .panel_bytes = PACKED_HEAD + c * 9 * PACKED_ROW, .plane = super * DEPTH + APART, .own_size = own_floats(out, block, group),
-        .bias_stride = bias_stride, .x_step = x_step, .y_step = y_step,
-        .residual_step = residual_step, .slope = slope, .scale = scale, .threads = threads};
+        .panels = panels, .panel_bytes = PACKED_HEAD + c * 9 * PACKED_ROW, .plane = super * DEPTH + APART,
+        .own_size = own_floats(out, block, group), .bias_stride = bias_stride, .x_step = x_step, .y_step = y_step,
+        .residual_step = residual_step, .table = table, .slope = slope, .scale = scale, .threads = threads};
     if (out == 2) run_2(&work, super, threads);
     else if (out == 4) run_4(&work, super, threads);
     else run_6(&work, super, threads);

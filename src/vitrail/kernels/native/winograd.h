@@ -113,8 +113,12 @@ static void NAME(input_tile)(void *context, long item, int thread) {
     const int32_t *ys = w->y_map + ty * OUT, *xs = w->x_map + tx * OUT;
     const float *source = w->x + picture * w->source_h * w->source_w * w->x_step;
     for (long c = 0; c < w->c; c += LANES) {
-        vec d[SIDE], rows[SIDE][SIDE];
+        vec d[SIDE], rows[SIDE][SIDE], factor = zero(), summand = zero();
         const long some = w->c - c;
+        if (w->table) {
+            factor = load_some(w->table + picture * 2 * w->c + c, some);
+            summand = load_some(w->table + (picture * 2 + 1) * w->c + c, some);
+        }
         for (int i = 0; i < SIDE; i++) {
             const float *line = source + (ptrdiff_t)ys[i] * w->source_w * w->x_step + c;
             if (ys[i] < 0) {
@@ -122,6 +126,9 @@ static void NAME(input_tile)(void *context, long item, int thread) {
                 continue;
             }
             for (int j = 0; j < SIDE; j++) d[j] = xs[j] < 0 ? zero() : load_some(line + (ptrdiff_t)xs[j] * w->x_step, some);
+            if (w->table)
+                for (int j = 0; j < SIDE; j++)
+                    if (xs[j] >= 0) d[j] = silu(d[j] * factor + summand);
             NAME(input_line)(d, rows[i]);
         }
         float *v = w->v + (c / DEPTH) * POINTS * w->plane + item * DEPTH + c % DEPTH;
