@@ -36,9 +36,8 @@ class Fleet:
 
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
-        self.front = DurableEngine(
-            str(folder / "front"), database=url, pictures=str(folder / "shared"), workers=0
-        )
+        self.shared = str(folder / "shared")
+        self.front = DurableEngine(str(folder / "front"), database=url, pictures=self.shared, workers=0)
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def start(self, number: int, **settings: Any) -> None:

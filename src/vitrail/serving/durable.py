@@ -7,6 +7,8 @@ processes on machines that share its database. docs/architecture.md draws how th
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -125,7 +127,10 @@ class DurableEngine:
 
     def submit(self, request: Model, *, key: str | None = None) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.submit`."""
-        return self._store.submit(request, key)
+        job = self._store.submit(request, key)
+        for worker in self._workers:
+            worker.wake()
+        return job
 
     def job(self, id: str) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.job`."""
@@ -183,9 +188,16 @@ class _Beside:
     def __init__(self, settings: WorkerSettings, number: int) -> None:
         self._settings = settings.model_dump_json().encode() + b"\n"
         self._closed = threading.Event()
+        self._talk = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name=f"vitrail-worker-{number}", daemon=True)
         self._thread.start()
+
+    def wake(self) -> None:
+        """Say that there is a new job; without it the job's permit is found a few looks later."""
+        with self._talk, contextlib.suppress(OSError, ValueError):
+            if self._process is not None and self._process.stdin is not None:
+                os.write(self._process.stdin.fileno(), b"\n")
 
     def close(self) -> None:
         """Let the process give back what it does, and end it."""
@@ -197,14 +209,19 @@ class _Beside:
         while not self._closed.is_set():
             with subprocess.Popen(_WORKER, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
                 assert process.stdin is not None
-                try:
+                with contextlib.suppress(OSError):  # it ended at once; that is seen below
                     process.stdin.write(self._settings)
                     process.stdin.flush()
-                except OSError:
-                    pass  # it ended at once; that is seen below
+                os.set_blocking(
+                    process.stdin.fileno(), False
+                )  # one that hangs must not hold up submit()
+                with self._talk:
+                    self._process = process
                 lived = 0.0
                 while process.poll() is None and not self._closed.wait(0.1):
                     lived += 0.1
+                with self._talk:
+                    self._process = None
                 if self._closed.is_set():
                     try:
                         process.communicate(timeout=12)  # closes its input, which is the sign to end

@@ -72,6 +72,13 @@ class Claims:
         with self._database.write() as connection:
             connection.execute(sa.delete(WORKERS).where(WORKERS.c.id == self._worker.name))
 
+    def living(self) -> set[str]:
+        """The names of all workers that live."""
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            found = connection.execute(sa.select(WORKERS.c.id).where(WORKERS.c.until > now))
+            return {str(name) for (name,) in found}
+
     def claim(self, lane: Lane, most: int) -> list[Claim]:
         """Take up the next job, and up to ``most`` in all that may be run in one pass with it.
 

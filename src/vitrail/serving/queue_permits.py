@@ -10,13 +10,15 @@ nothing to do is over at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
-from vitrail.errors import MissingExtraError
+from vitrail.errors import MissingExtraError, StorageError
+from vitrail.files import shown
 from vitrail.serving.queue_requests import Lane
 from vitrail.store.database import Database
 
@@ -39,7 +41,12 @@ class Permits:
     def __init__(self, database: Database) -> None:
         dbos = _dbos()
         url = address(database)
-        dbos.DBOS.migrate(url)
+        try:
+            dbos.DBOS.migrate(url)
+        except exc.DBAPIError as error:
+            raise StorageError(
+                f"the database {database.shown} refused DBOS's tables: {shown(error)}"
+            ) from error
         self._client: DBOSClient = dbos.DBOSClient(
             system_database_url=url,
             serializer=dbos.DBOSPortableJSONSerializer(),
@@ -61,14 +68,16 @@ class Permits:
             lane,
         )
 
-    def tidy(self) -> None:
-        """Forget permits that were used up some time ago, and those that died with their worker."""
+    def tidy(self, living: Collection[str]) -> None:
+        """Forget permits that were used up some time ago, or died with a worker that is not ``living``."""
         before = (datetime.now(UTC) - _KEEP).isoformat()
-        old = self._client.list_workflows(
-            name=_WORKFLOW, end_time=before, status=["SUCCESS", "ERROR", "CANCELLED"], limit=500
-        )
-        if old:
-            self._client.delete_workflows([workflow.workflow_id for workflow in old])
+        ended = ["SUCCESS", "ERROR", "CANCELLED"]
+        old = self._client.list_workflows(name=_WORKFLOW, end_time=before, status=ended, limit=1000)
+        held = self._client.list_workflows(name=_WORKFLOW, end_time=before, status="PENDING", limit=1000)
+        names = [workflow.workflow_id for workflow in old]
+        names += [workflow.workflow_id for workflow in held if workflow.executor_id not in living]
+        if names:
+            self._client.delete_workflows(names)
 
     def close(self) -> None:
         """Close the connections."""

@@ -91,6 +91,8 @@ class Worker:
         patience.ask = 0.2 if self._database.sqlite else 0.5
         self._keepers = {lane: Keeper(self._command, patience) for lane in _LANES}
         self._busy = {lane: threading.Event() for lane in _LANES}
+        self._turns = {lane: threading.Lock() for lane in _LANES}
+        self._woken = threading.Event()
         self._stopping = threading.Event()
         self._serving = False
         self._pause = 0.0
@@ -112,6 +114,7 @@ class Worker:
         self._keepers["pictures"].start()  # it loads while we look around
         self._care()
         serve_permits(self._database, self._identity.name, self._take)
+        threading.Thread(target=self._answer, name="vitrail-woken", daemon=True).start()
         self._serving = True
         tidied = time.monotonic()
         try:
@@ -119,7 +122,7 @@ class Worker:
                 self._care()
                 if time.monotonic() - tidied > _TIDY_EVERY:
                     tidied = time.monotonic()
-                    self._unfailing(self._permits.tidy)
+                    self._unfailing(lambda: self._permits.tidy(self._claims.living()))
         finally:
             for keeper in self._keepers.values():
                 keeper.stop()
@@ -131,6 +134,10 @@ class Worker:
             self._unfailing(self._leave)
             self._permits.close()
             self._database.close()
+
+    def wake(self) -> None:
+        """Look for jobs now, before their permits come round; safe to call at any time, from any thread."""
+        self._woken.set()
 
     def stop(self) -> None:
         """Take no more jobs, give back what is being done, and let :meth:`run` return."""
@@ -171,8 +178,17 @@ class Worker:
 
     # -- doing the work --------------------------------------------------------------------------------------
 
+    def _answer(self) -> None:
+        while self._woken.wait():
+            self._woken.clear()
+            self._take("pictures")
+
     def _take(self, lane: Lane) -> None:
         """Use a permit: do jobs until none waits."""
+        with self._turns[lane]:
+            self._take_all(lane)
+
+    def _take_all(self, lane: Lane) -> None:
         self._busy[lane].set()
         try:
             while not self._stopping.is_set():
@@ -312,13 +328,14 @@ def main() -> None:
         raise InputError("a worker beside a server reads its settings from standard input") from error
     worker = Worker(settings)
 
-    def wait_for_the_end() -> None:
-        sys.stdin.buffer.read()
+    def listen() -> None:
+        while sys.stdin.buffer.readline():  # each says that there is a new job
+            worker.wake()
         worker.stop()
         time.sleep(10)
         os._exit(1)  # it hangs
 
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    threading.Thread(target=listen, daemon=True).start()
     worker.run()
 
 
