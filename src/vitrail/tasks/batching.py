@@ -1,8 +1,9 @@
 """Several requests in shared network passes: four pictures at once cost less than four one by one.
 
 Every picture is what its own request alone would give, up to float rounding: it draws its random numbers from
-its own generator and sees its own words. Requests fit together when they differ in words, style, seed and
-number only; models that draw pixels take such requests at once, all others one after the other.
+its own generator, sees its own words, and shares passes with prompts of about its length only. Requests fit
+together when they differ in words, style, seed and number only; models that draw pixels take such requests at
+once, all others one after the other.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vitrail.tasks.diffusion import precision_of
 from vitrail.tasks.loading import Loader
 from vitrail.tasks.opening import open_model
 from vitrail.tasks.pictures import Order, Piece, drawn, pieces_of
-from vitrail.tasks.pixel_model import PixelModel
+from vitrail.tasks.pixel_model import PixelModel, room
 from vitrail.tasks.progress import StepCounter
 from vitrail.tasks.text_to_image import Job, plan_job, text_to_image
 
@@ -157,7 +158,7 @@ def _together(
         if job is None:
             return
         left = {order: order.request.n for order in orders}
-        for piece, event in _made(orders, job, crew):
+        for piece, event in _made(orders, words, job, crew):
             number = orders[piece.order]
             if number in crew.gone:
                 continue
@@ -167,11 +168,20 @@ def _together(
                 yield number, Done(seconds=time.monotonic() - started, hints=piece.order.hints)
 
 
-def _made(orders: dict[Order, int], job: Job, crew: _Crew) -> Iterator[tuple[Piece, Any]]:
-    """Make the pieces of all orders; after a failure of numbers, the pieces of that batch one by one."""
+def _made(
+    orders: dict[Order, int], words: dict[Order, Conditioning], job: Job, crew: _Crew
+) -> Iterator[tuple[Piece, Any]]:
+    """Make the pieces of all orders; after a failure of numbers, the pieces of that batch one by one.
+
+    Those of a batch have prompts of about one length, see :class:`~vitrail.tasks.pixel_model.Words`.
+    """
     precision, size = precision_of(job.context), job.context.batch_size or AT_ONCE
-    pieces = [piece for order in orders for piece in pieces_of(order)]
-    batches = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+    groups: dict[int, list[Piece]] = {}
+    for order in orders:
+        groups.setdefault(room(words[order].payload), []).extend(pieces_of(order))
+    batches = [
+        pieces[start : start + size] for pieces in groups.values() for start in range(0, len(pieces), size)
+    ]
     while batches:
         batch = [piece for piece in batches.pop(0) if orders[piece.order] not in crew.gone]
         if not batch:

@@ -23,7 +23,7 @@ from vitrail.schema import SamplingDefaults
 from vitrail.tasks.loading import TextToImageModel
 from vitrail.tasks.reading import Reading, read_prompt
 
-__all__ = ["PixelAutoencoder", "PixelModel"]
+__all__ = ["PixelAutoencoder", "PixelModel", "room"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,15 @@ class _Asked:
     style: str | None
 
 
+STEP = 8
+"""Prompts are given room for whole multiples of so many words."""
+
+
+def room(reading: Reading) -> int:
+    """Return how many words the network is given for a prompt, those that are not there included."""
+    return -(-reading.ids.shape[1] // STEP) * STEP
+
+
 def _all() -> None:
     """Say that every picture is still wanted."""
 
@@ -73,15 +82,14 @@ class Words:
     present: Callable[[], list[int] | None] = _all
 
     @classmethod
-    def of(cls, reading: Reading) -> Words:
-        """The words of one prompt."""
-        styles = torch.full((1,), reading.style, device=reading.states.device)
-        return cls(reading.states[:, None], reading.mask[:, None], reading.ids[:, None], styles)
+    def of(cls, readings: Sequence[Reading], present: Callable[[], list[int] | None] = _all) -> Words:
+        """The words of one prompt, or of each of several pictures.
 
-    @classmethod
-    def of_each(cls, readings: Sequence[Reading], present: Callable[[], list[int] | None]) -> Words:
-        """The words of each of several pictures; the shorter are filled up with words that are not there."""
-        longest = max(reading.ids.shape[1] for reading in readings)
+        They are filled up to full steps of :data:`STEP` with words that are not there. How many words there
+        are decides the order in which attention adds up; of prompts with the same :func:`room`, each gets the
+        same to the bit beside others as alone.
+        """
+        longest = max(room(reading) for reading in readings)
 
         def filled(tensors: list[Tensor]) -> Tensor:
             margins = [(0, 0) * (tensor.ndim - 2) + (0, longest - tensor.shape[1]) for tensor in tensors]
@@ -180,7 +188,7 @@ class PixelModel:
         self, conditionings: Sequence[Conditioning], present: Callable[[], list[int] | None]
     ) -> Conditioning:
         """Return the words of a batch whose pictures have each their own; see :class:`Words`."""
-        return Conditioning(Words.of_each([each.payload for each in conditionings], present))
+        return Conditioning(Words.of([each.payload for each in conditionings], present))
 
     def bind(
         self,
@@ -196,7 +204,9 @@ class PixelModel:
         if controls:
             raise InputError(f"control is not for model {self.name}, which draws pixels; leave it out")
         payload = conditioning.payload
-        return PixelBound(self.inner, payload if isinstance(payload, Words) else Words.of(payload), precision)
+        return PixelBound(
+            self.inner, payload if isinstance(payload, Words) else Words.of([payload]), precision
+        )
 
     def enlarge(self, pixels: Tensor, factor: int, precision: Precision) -> Tensor:
         """Return pictures (B, 3, H, W) ``factor`` times larger; a factor that :attr:`sizes` allows."""
