@@ -88,7 +88,8 @@ def _taken(value: Any, *, pictures: bool) -> Any:
         return [_taken(item, pictures=pictures) for item in value]
     if not isinstance(value, dict):
         return value
-    if "data" in value or "sha256" in value:
+    # A request may have a field called data too, a folder; it has a kind, which no file has.
+    if "kind" not in value and ("data" in value or "sha256" in value):
         name, data = value.get("name"), value.get("data")
         if value.keys() != {"name", "data"} or not isinstance(name, str) or not isinstance(data, str):
             raise InputError("a file is given by its name and its data, the content as base64")
