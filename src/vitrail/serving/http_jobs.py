@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 
 from vitrail.errors import InputError
 from vitrail.request_fields import Model
-from vitrail.serving.http_errors import NotFoundError, documented
+from vitrail.serving.http_errors import NotFoundError, documented, public
 from vitrail.serving.http_models import Shelf
 from vitrail.serving.http_stream import Streams, shown_job
 from vitrail.serving.http_wire import from_wire, load_json
@@ -201,7 +201,8 @@ async def _lines(told: AsyncIterator[JobEvent | None]) -> AsyncIterator[str]:
             if event is None:
                 yield ": still here\n\n"
                 continue
-            event = event.model_copy(update={"job": shown_job(event.job)})
+            line = None if event.message is None else public(event.message)
+            event = event.model_copy(update={"job": shown_job(event.job), "message": line})
             yield f"id: {event.seq}\nevent: {event.type}\ndata: {event.model_dump_json()}\n\n"
     except InputError:  # the job was forgotten meanwhile
         return
