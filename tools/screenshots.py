@@ -38,6 +38,33 @@ PROMPTS = (
 )
 ACROSS, DOWN = (1, 3, 6), ("noto", "twemoji", "fluent-3d")
 
+RECIPE = """
+# A small VAE on a handful of pictures: a few minutes on one core.
+kind = "autoencoder"
+name = "my-pictures"
+[data]
+source = FOLDER
+size = 32
+batch_size = 8
+[model]
+kind = "vae"
+image_size = 32
+widths = [16, 32, 64]
+hidden = 128
+embed_dim = 16
+[objective]
+l1 = 0.0
+l2 = 1.0
+perceptual = "none"
+kl_weight = 0.01
+[optim]
+lr = 2e-3
+until_images = 4000
+[run]
+sample_every_images = 800
+log_every_seconds = 0
+"""
+
 
 class Content:
     """What the pages show, made through the server as a person would, or found there from the last time."""
@@ -46,7 +73,7 @@ class Content:
         self.http, self.kept = server.http, home / "screenshots.json"
         self.ids: dict[str, Any] = json.loads(self.kept.read_text()) if self.kept.exists() else {}
 
-    def job(self, name: str, **request: Any) -> str:
+    def job(self, name: str, /, **request: Any) -> str:
         """Ask for a job and remember it under ``name``; one that is remembered is not asked for again."""
         if name not in self.ids:
             answer = self.http.post("/api/jobs", json=request)
@@ -97,13 +124,8 @@ class Content:
                 self.http.get(f"/api/pictures/{self.pictures(f'default {i}')[0]}/file").content
             )
             (folder / f"{i}.txt").write_text(prompt)
-        changes = [
-            "optim.until_images=640",
-            "optim.warmup_images=64",
-            "run.sample_every_images=160",
-            "run.log_every_seconds=1",
-        ]
-        self.job("train", kind="train", run="my-pictures", data=str(folder), changes=changes)
+        recipe = RECIPE.replace("FOLDER", json.dumps(str(folder)))
+        self.job("train", kind="train", run="my-pictures", recipe=recipe)
         for model in ("default", "vqgan"):
             self.job(
                 f"evaluate {model}",

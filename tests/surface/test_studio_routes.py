@@ -155,7 +155,15 @@ def test_shipped_models_are_not_removed_and_unknown_ones_not_fetched(served: Any
         assert answer.status_code == 400, (route, name)
 
 
-def test_votes_become_scores_and_csv(served: Any) -> None:
+def test_votes_become_scores_and_csv(served: Any, home: Path) -> None:
+    with serve_studio(home / "fresh", workers=0) as fresh:  # where nothing was kept before
+        assert fresh.http.get("/api/studio/scores").json() == []
+        assert fresh.http.get("/api/studio/reports").json()["reports"] == []
+        assert fresh.http.get("/api/studio/runs").json() == []
+        _vote(fresh)
+
+
+def _vote(served: Any) -> None:
     vote = {
         "left": "a" * 32,
         "right": "b" * 32,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrail.errors import StorageError
+from vitrail.files import ensure_folder
 
 __all__ = ["VoteBook"]
 
@@ -25,6 +26,7 @@ class VoteBook:
     def add(self, vote: Mapping[str, Any]) -> int:
         """Keep ``vote`` on the disk and return how many there are; :class:`StorageError` if it cannot be."""
         line = json.dumps({**vote, "time": datetime.now(UTC).isoformat()}, ensure_ascii=False)
+        ensure_folder(self._path.parent)
         try:
             with self._lock, open(self._path, "ab+") as file:
                 torn = file.tell() > 0 and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"

@@ -20,7 +20,7 @@ export async function paintable(blob, { changed = () => {} } = {}) {
   const pen = over.getContext("2d");
   const tip = h("div", { class: "tip", hidden: true });
   const times = Math.max(1, Math.floor(512 / Math.max(width, height)));
-  base.style.width = `${width * times}px`;
+  base.style.width = `min(${width * times}px, ${(66 * width) / height}vh)`;
   const element = h("div", { class: "paint", tabindex: -1 }, base, over, tip);
   const state = { size: Math.max(8, Math.round(width / 8)), soften: 0, erase: false, on: false };
   let strokes = [],

@@ -23,8 +23,9 @@ export function comparison(a, b, { width = 512 } = {}) {
     range,
   );
   under.addEventListener("load", () => {
-    under.width =
-      under.naturalWidth * Math.max(1, Math.floor(width / Math.max(under.naturalWidth, under.naturalHeight)));
+    const { naturalWidth: w, naturalHeight: height } = under;
+    const times = Math.max(1, Math.floor(width / Math.max(w, height)));
+    under.style.width = `min(${w * times}px, ${(62 * w) / height}vh)`;
   });
   return box;
 }

@@ -72,18 +72,12 @@ export function toast(text, { bad = false, action = null, seconds = action ? 8 :
   };
 }
 
-let translate = async (text) => text;
-/** Says how an error of the server is put into the page's language. */
-export const translateErrorsWith = (work) => {
-  translate = work;
-};
-
 /** Run `work`; where it fails, show its one line. */
 export async function tried(work) {
   try {
     return await work();
   } catch (error) {
-    if (error.name !== "AbortError") toast(await translate(error.message), { bad: true });
+    if (error.name !== "AbortError") toast(error.message, { bad: true });
     return undefined;
   }
 }

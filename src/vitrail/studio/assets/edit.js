@@ -128,7 +128,13 @@ export function editView(main, id, asked) {
     id: "brush",
     oninput: (value) => paint?.set({ size: value }),
   });
-  const soften = slider(t("soften"), { min: 0, max: 64, value: 0, oninput: (value) => paint?.set({ soften: value }) });
+  const soften = slider(t("soften"), {
+    min: 0,
+    max: 64,
+    value: 0,
+    id: "edge",
+    oninput: (value) => paint?.set({ soften: value }),
+  });
   const eraser = h(
     "button",
     { type: "button", onclick: () => paint?.set({ erase: !paint.state.erase }) },

@@ -2,6 +2,7 @@
 // most, because a browser opens only six connections to a server and a page of sixty jobs would use them all.
 // Nothing is remembered here that a reload could lose.
 import * as api from "./api.js";
+import { lang } from "./i18n.js";
 
 const POLL_SECONDS = { busy: 1.5, idle: 6 };
 const RETRY_MS = [200, 400, 800, 1500];
@@ -10,6 +11,7 @@ const MOST_STREAMS = 3;
 export const jobs = new Map();
 const bus = new EventTarget();
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
+const inChinese = new Map();
 const streams = new Map(); // job's id -> what ends its stream
 let timer = null;
 
@@ -31,7 +33,22 @@ export function onConnection(listener) {
 
 const told = (job, event = null) => bus.dispatchEvent(new CustomEvent("job", { detail: { job, event } }));
 
-function take(job, event = null) {
+/** Why a job failed is kept in English; here it comes into the reader's language, once it is known in it. */
+function translated(job) {
+  const line = job.error?.message;
+  if (!line || lang !== "zh") return job;
+  if (!inChinese.has(line)) {
+    inChinese.set(line, line);
+    api.inChinese(line).then(
+      ({ text }) => inChinese.set(line, text) && take(job),
+      () => inChinese.delete(line),
+    );
+  }
+  return { ...job, error: { ...job.error, message: inChinese.get(line) } };
+}
+
+function take(asTold, event = null) {
+  const job = translated(asTold);
   const before = jobs.get(job.id);
   jobs.set(job.id, job);
   if (event || JSON.stringify(before) !== JSON.stringify(job)) told(job, event);

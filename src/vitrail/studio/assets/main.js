@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import { codebookView } from "./codebook.js";
 import { createView, fillForm } from "./create.js";
-import { dialog, fill, h, kept, toast, translateErrorsWith, tried } from "./dom.js";
+import { dialog, fill, h, kept, toast, tried } from "./dom.js";
 import { editView } from "./edit.js";
 import { evaluateView } from "./evaluate.js";
 import { galleryView } from "./gallery.js";
@@ -200,7 +200,6 @@ addEventListener("drop", (event) => {
   });
 });
 
-translateErrorsWith(async (text) => (lang === "zh" ? (await api.inChinese(text)).text : text));
 const banner = h("p", { class: "banner", role: "alert", hidden: true });
 document.body.append(banner);
 onConnection((reached) => {

@@ -1,0 +1,159 @@
+"""The brush gives the mask that was painted; pictures are marked, compared, deleted and brought back."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from studio_browser import launched, make, open_page
+from studio_hands import COMMAND, SIDE
+from studio_server import serve_studio
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    yield from launched()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, browser: Any) -> Iterator[Any]:
+    with serve_studio(tmp_path_factory.mktemp("edit"), hands=COMMAND) as server:
+        page = open_page(browser, server.url)
+        for words in ("a cat", "a dog"):
+            make(page, words)
+            page.wait_for_selector(f"#stage img.result[alt='{words}']")
+        page.close()
+        yield server
+
+
+def _ids(served: Any) -> dict[str, str]:
+    return {row["prompt"]: row["id"] for row in served.http.get("/api/pictures").json()["pictures"]}
+
+
+def _sent(page: Any) -> dict[str, Any]:
+    """Press Start and return what would be asked for; it is not."""
+    bodies: list[dict[str, Any]] = []
+
+    def refuse(route: Any) -> None:
+        bodies.append(route.request.post_data_json)
+        route.fulfill(status=400, json={"error": {"message": f"refused {len(bodies)}"}})
+
+    page.route("**/api/jobs", refuse)
+    page.click("#go")
+    page.wait_for_selector(".toast:has-text('refused 1')")
+    page.unroute("**/api/jobs")
+    page.evaluate("() => document.querySelector('.toasts').replaceChildren()")
+    return bodies[0]
+
+
+def _mask(body: dict[str, Any]) -> Any:
+    picture = Image.open(io.BytesIO(base64.b64decode(body["mask"]["data"])))
+    assert picture.size == (SIDE, SIDE)
+    return np.asarray(picture.convert("L"))
+
+
+def _stroke(page: Any, x0: float, y0: float, x1: float, y1: float) -> None:
+    """Draw a line; places are shares of the picture."""
+    box = page.locator(".paint canvas").first.bounding_box()
+    page.mouse.move(box["x"] + x0 * box["width"], box["y"] + y0 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + x1 * box["width"], box["y"] + y1 * box["height"], steps=4)
+    page.mouse.up()
+
+
+def test_the_mask_is_what_was_painted(browser: Any, served: Any) -> None:
+    page = open_page(browser, served.url, f"edit/{_ids(served)['a cat']}/inpaint")
+    page.wait_for_selector(".paint canvas")
+    page.fill("#brush", "8")
+    _stroke(page, 0.25, 0.5, 0.75, 0.5)
+    body = _sent(page)
+    assert (body["kind"], body["picture"]["name"]) == ("inpaint", "picture.png")
+    mask = _mask(body)
+    rows, columns = np.nonzero(mask > 127)
+    # A line of 8 pixels with round ends from (16, 32) to (48, 32).
+    assert (abs(rows.min() - 28) <= 1, abs(rows.max() - 35) <= 1) == (True, True)
+    assert (abs(columns.min() - 12) <= 1, abs(columns.max() - 51) <= 1) == (True, True)
+    assert mask[0].max() == 0
+    assert mask[32, 32] == 255
+    # The eraser takes out, undo brings back, a soft edge is grey on both sides of the old one.
+    page.click("text=Eraser")
+    _stroke(page, 0.5, 0.2, 0.5, 0.8)
+    assert _mask(_sent(page))[32, 32] == 0
+    page.keyboard.press("Control+z")
+    assert _mask(_sent(page))[32, 32] == 255
+    page.fill("#edge", "16")
+    soft = _mask(_sent(page))[:, 32].astype(int)
+    assert 0 < soft[26] < 128 < soft[31]
+    assert (np.diff(soft[:32]) >= 0).all()
+    page.close()
+
+
+def test_nothing_is_asked_for_without_what_it_takes(browser: Any, served: Any) -> None:
+    page = open_page(browser, served.url, "edit")
+    page.wait_for_selector("#go")
+    page.click("#go")
+    page.wait_for_selector(".toast:has-text('Choose a picture')")
+    page.goto(f"{served.url}/#edit/{_ids(served)['a cat']}/inpaint")
+    page.wait_for_selector(".paint canvas")
+    page.click("#go")
+    page.wait_for_selector(".toast:has-text('Paint over')")
+    page.check("input[name=mode][value=repair]", force=True)
+    page.wait_for_selector(".notice:has-text('migan')")
+    assert page.is_disabled("#go")
+    page.close()
+
+
+def test_redraw_shows_before_and_after(browser: Any, served: Any) -> None:
+    page = open_page(browser, served.url, f"edit/{_ids(served)['a cat']}")
+    page.wait_for_selector(".paint canvas")
+    page.fill("#prompt", "a blue cat")
+    page.click("#go")
+    page.wait_for_selector(".compare")
+    page.focus(".compare input")
+    before = page.evaluate("() => document.querySelector('.compare').style.getPropertyValue('--cut')")
+    page.keyboard.press("ArrowRight")
+    after = page.evaluate("() => document.querySelector('.compare').style.getPropertyValue('--cut')")
+    assert before != after
+    newest = served.engine.jobs(limit=1)[0]
+    assert (newest.kind, newest.request["strength"]) == ("edit", 0.6)
+    page.close()
+
+
+def test_favourites_comparing_deleting_and_undoing(browser: Any, served: Any) -> None:
+    ids = _ids(served)
+    page = open_page(browser, served.url, "gallery")
+    page.click(f"[data-picture='{ids['a dog']}']")
+    page.click("dialog .star")
+    page.wait_for_selector("dialog .star[aria-pressed=true]")
+    assert served.http.get(f"/api/pictures/{ids['a dog']}").json()["favourite"]
+    page.keyboard.press("Escape")
+    page.click("button:has-text('Favourites')")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length == 1")
+    page.click("button:has-text('Favourites')")
+    page.fill("#search", "dog")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.tile img')].map(i => i.alt).join() == 'a dog'"
+    )
+    page.fill("#search", "")
+    page.wait_for_function("() => document.querySelectorAll('.tile').length > 1")
+    for undone in (True, False):
+        page.click(f"[data-picture='{ids['a cat']}']")
+        page.click("dialog .danger")
+        page.wait_for_selector(f"[data-picture='{ids['a cat']}']", state="detached")
+        if undone:
+            page.click(".toast button")
+            page.wait_for_selector(f"[data-picture='{ids['a cat']}']")
+    page.reload()  # whoever leaves has decided
+    page.wait_for_selector(".tile")
+    for _ in range(100):
+        if served.http.get(f"/api/pictures/{ids['a cat']}").status_code == 404:
+            break
+        page.wait_for_timeout(50)
+    assert served.http.get(f"/api/pictures/{ids['a cat']}").status_code == 404
+    assert served.http.get(f"/api/pictures/{ids['a dog']}").status_code == 200
+    page.close()
