@@ -180,16 +180,19 @@ def _picture() -> tuple[Any, bytes]:
     return record, picture_bytes(Image.new("RGB", (64, 64)), "png", record)
 
 
-def simulate(workers: int, seconds: float, cores: int, costs: dict[str, float], span: float) -> float:
+def simulate(workers: int, seconds: float, cores: int, costs: dict[str, float]) -> float:
     """Jobs a second that ``workers`` finish, each job ``seconds`` of work, the queue never empty.
+
+    Counted from the third job's time to the thirteenth's, when the beginning is forgotten.
 
     The database is ``cores`` servers with one line before them, first come first served.
     """
     chance = random.Random(workers)
+    counted_from, span = 3 * seconds, 13 * seconds
     free = [0.0] * cores
     heapq.heapify(free)
     events: list[tuple[float, int, str, int]] = []
-    order = done = 0
+    order = done = counted = 0
     looks = pace(workers)
     told = max(seconds / STEPS, workers / 2000)
 
@@ -207,7 +210,7 @@ def simulate(workers: int, seconds: float, cores: int, costs: dict[str, float], 
 
     ends = [0.0] * workers
     for worker in range(workers):
-        at(chance.random() * max(looks, 0.1), "take", worker)
+        at(chance.random() * seconds, "take", worker)
         at(chance.random() * BEAT, "beat", worker)
         at(chance.random() * looks, "look", worker)  # the other lane's
     while events:
@@ -226,12 +229,13 @@ def simulate(workers: int, seconds: float, cores: int, costs: dict[str, float], 
             at(served(now, "unwanted") + ASK, "ask", worker)
         elif what == "finish":
             done += 1
+            counted += now > counted_from
             at(served(now, "publish", "finish"), "take", worker)
         elif what == "beat":
             at(served(now, "beat") + BEAT, "beat", worker)
         elif what == "look":
             at(served(now, "look") + looks, "look", worker)
-    return done / span
+    return counted / (span - counted_from)
 
 
 def main() -> None:
@@ -246,7 +250,7 @@ def main() -> None:
         print(f"{name:<10}{1000 * cost:8.3f} ms of the server")
     scaling: dict[str, dict[str, float]] = {}
     for seconds in options.seconds:
-        rates = {n: simulate(n, seconds, options.cores, costs, span=max(30.0, 4 * seconds)) for n in FLEETS}
+        rates = {n: simulate(n, seconds, options.cores, costs) for n in FLEETS}
         one = rates[1]
         for n, rate in rates.items():
             share = rate / (n * one)

@@ -192,8 +192,9 @@ def cancel_at_random_points(engine: DurableEngine, folder: Path, points: int) ->
     """Cancel ``points`` jobs, each at a random moment, with a bystander after each; what became of them."""
     chance = random.Random(5)
     found = {"cancelled": 0, "succeeded": 0}
+    wait(engine, engine.submit(request()).id)  # its worker has started
     for point in range(points):
-        job = engine.submit(request("draw 0.01", seed=point, steps=4))
+        job = engine.submit(request("draw 0.03", seed=point, steps=4))
         bystander = engine.submit(request(seed=1000 + point, steps=1))
         time.sleep(chance.random() * 0.2)
         engine.cancel(job.id)

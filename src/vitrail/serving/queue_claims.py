@@ -290,6 +290,8 @@ def _wait_again(
             "waiting": now,
             "kills": kills,
             "alone": row.alone or killed is not None,
+            "step": 0,
+            "steps": 0,
             "eta": None,
         }
         change(connection, row.id, "state", now, values)
