@@ -9,6 +9,7 @@ is PyTorch's own. The parameters stay what and where they are: checkpoints, opti
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
 
 import torch
@@ -22,7 +23,10 @@ __all__ = ["TrainedConv2d", "packed_filters", "train_fast"]
 
 _FEWEST_CHANNELS = 16
 """With fewer inputs or outputs most of a panel would be zeros."""
+_FEWEST_PIXELS = 128
+"""With fewer pixels in a batch (of all its pictures) packing the filters takes longer than is gained."""
 _AROUND = Borders(1, 1)
+_local = threading.local()
 
 
 def train_fast(network: nn.Module) -> nn.Module:
@@ -65,7 +69,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.ndim == 4
-        and x.numel() > 0
+        and x.numel() >= _FEWEST_PIXELS * x.shape[1]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
@@ -74,7 +78,8 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
 def packed_filters(lib: Library, weight: Tensor, *, turned: bool) -> Tensor:
     """Return filters (K, C, 3, 3) as :func:`vitrail.kernels.operations.pack_winograd` does, with one copy.
 
-    turned: those of the convolution that gives the gradient of the input, (C, K, 3, 3).
+    turned: those of the convolution that gives the gradient of the input, (C, K, 3, 3). The memory is the
+    calling thread's own; the next call writes over it.
     """
     weight = weight.detach()
     filters, channels, tap = weight.stride(0), weight.stride(1), weight.stride(3)
@@ -85,12 +90,14 @@ def packed_filters(lib: Library, weight: Tensor, *, turned: bool) -> Tensor:
     if turned:
         sizes, steps, first = sizes[::-1], (channels, filters, -tap), 8 * tap
     length = lib.raw.vitrail_pack_winograd_bytes(*map(ctypes.c_long, sizes))
-    packed = torch.empty(length, dtype=torch.uint8)
+    packed: Tensor | None = getattr(_local, "packed", None)
+    if packed is None or len(packed) < length:
+        packed = _local.packed = torch.empty(length, dtype=torch.uint8)
     lib.raw.vitrail_pack_winograd(
         ctypes.c_void_p(weight.data_ptr() + 4 * first), *map(ctypes.c_long, (*sizes, *steps)),
         pointer(packed), lib.threads,
     )  # fmt: skip
-    return packed
+    return packed[:length]
 
 
 class _Convolution(torch.autograd.Function):
