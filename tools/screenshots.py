@@ -1,6 +1,6 @@
 """Draw docs/studio/*.png: every page in both languages, on a desktop and a phone, light and dark.
 
-``python tools/screenshots.py [HOME]``: HOME keeps what the pages show (pictures, a training, a report), so
+``python tools/screenshots.py [HOME [VIEW ...]]``: HOME keeps what the pages show (pictures, a training, a report), so
 that a second call with the same folder only photographs.
 """
 
@@ -165,7 +165,7 @@ def main() -> None:
                     )
                     page.goto(server.url)
                     remember(page, content)
-                    for view in VIEWS:
+                    for view in sys.argv[2:] or VIEWS:
                         show(page, server, content, view)
                         save(page.screenshot(), OUT / f"{view}-{language}-{size}-{scheme}.png")
                     page.close()

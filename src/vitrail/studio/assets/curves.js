@@ -50,7 +50,9 @@ export function chart(title, series) {
       svg("line", { class: "axis", x1: LEFT, x2: W - RIGHT, y1: py(y), y2: py(y) }),
       svg("text", { x: LEFT - 5, y: py(y) + 4, "text-anchor": "end" }, short(y)),
     ]),
-    ticks(x0, x1, 4).map((x) => svg("text", { x: px(x), y: H - 6, "text-anchor": "middle" }, short(x))),
+    ticks(x0, x1, 4).map((x) =>
+      svg("text", { x: Math.min(px(x), W - 2 * RIGHT - 8), y: H - 6, "text-anchor": "middle" }, short(x)),
+    ),
     names.map((name, i) =>
       svg("path", {
         stroke: COLOURS[i % COLOURS.length],
@@ -71,15 +73,18 @@ export function chart(title, series) {
   );
 }
 
-/** Charts of a run's figures: the losses together, every other figure by itself. */
+/** Charts of a run's figures: the losses first, then what was measured, then how it ran. */
 export function charts(box, figures, names) {
-  const losses = Object.fromEntries(Object.entries(figures).filter(([name]) => name.startsWith("loss/")));
-  const rest = Object.entries(figures).filter(
-    ([name]) => !name.startsWith("loss/") && !name.startsWith("gradient_norm/"),
-  );
+  const all = Object.entries(figures).filter(([name]) => !name.startsWith("gradient_norm/"));
+  const losses = all.filter(([name]) => name.startsWith("loss/"));
+  const called = losses.length > 1 ? (name) => `${names.loss}: ${name.slice(5)}` : () => names.loss;
+  // The sum of the losses says nothing beside them.
+  const rest = all.filter(([name]) => !name.startsWith("loss/") && !(name === "loss" && losses.length));
+  const last = (name) => (name in names ? 1 : 0);
+  rest.sort(([a], [b]) => last(a) - last(b));
   fill(
     box,
-    Object.entries(losses).map(([name, points]) => chart(`${names.loss} ${name.slice(5)}`, { [name]: points })),
+    losses.map(([name, points]) => chart(called(name), { [name]: points })),
     rest.map(([name, points]) => chart(names[name] ?? name.replaceAll("_", " "), { [name]: points })),
   );
 }

@@ -1,8 +1,9 @@
 // Edit: one picture, six things to do with it, a brush where one is needed, and before against after.
 import * as api from "./api.js";
 import { paintable } from "./brush.js";
+import { brushTools } from "./brush_tools.js";
 import { comparison } from "./compare.js";
-import { chips, labelled, select, slider } from "./controls.js";
+import { chips, labelled, select } from "./controls.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
 import { edges, MODES, percent, requestOf } from "./edit_modes.js";
 import { pickFromGallery } from "./gallery.js";
@@ -51,7 +52,7 @@ export function editView(main, id, asked) {
 
   const take = (found) =>
     tried(async () => {
-      const next = await paintable(found, { changed: () => tools() });
+      const next = await paintable(found, { changed: () => tools.update() });
       paint?.stop();
       [blob, paint, made] = [found, next, null];
       kept.set("edited", null, sessionStorage);
@@ -120,45 +121,7 @@ export function editView(main, id, asked) {
     fill(shown.element, h("div", { class: "result-of" }, tabs, place));
   };
 
-  const brush = h("div", { class: "stack" });
-  const size = slider(t("brushSize"), {
-    min: 2,
-    max: 160,
-    value: 16,
-    id: "brush",
-    oninput: (value) => paint?.set({ size: value }),
-  });
-  const soften = slider(t("soften"), {
-    min: 0,
-    max: 64,
-    value: 0,
-    id: "edge",
-    oninput: (value) => paint?.set({ soften: value }),
-  });
-  const eraser = h(
-    "button",
-    { type: "button", onclick: () => paint?.set({ erase: !paint.state.erase }) },
-    icon("eraser"),
-    t("eraser"),
-  );
-  fill(
-    brush,
-    size.element,
-    soften.element,
-    h(
-      "div",
-      { class: "row" },
-      eraser,
-      h("button", { type: "button", onclick: () => paint?.undo() }, icon("undo"), t("undo")),
-      h("button", { type: "button", onclick: () => paint?.clear() }, t("clear")),
-    ),
-  );
-  const tools = () => {
-    if (!paint) return;
-    size.put(paint.state.size);
-    eraser.setAttribute("aria-pressed", String(paint.state.erase));
-  };
-
+  const tools = brushTools(() => paint);
   const start = () =>
     tried(async () => {
       if (!blob) return toast(t("needPicture"), { bad: true });
@@ -263,7 +226,7 @@ export function editView(main, id, asked) {
             )
           : null,
         mode === "outpaint" ? edges(form) : null,
-        brushed ? brush : null,
+        brushed ? tools.element : null,
         count
           ? chips(
               t("count"),
@@ -293,7 +256,7 @@ export function editView(main, id, asked) {
         h("button", { class: "main", id: "go", disabled: Boolean(missing) }, icon(MODES[mode].icon), t("run")),
       ),
     );
-    tools();
+    tools.update();
   };
 
   const dropped = (event) => {

@@ -80,13 +80,6 @@ function showReport(body, one) {
       h("h2", {}, one.name),
       h("a", { class: "button", href: src, target: "_blank", rel: "noopener" }, icon("enlarge"), t("ownTab")),
     ),
-    one.verdict.length
-      ? h(
-          "ul",
-          { class: "advice" },
-          one.verdict.map((line) => h("li", { class: line.tone }, line[lang])),
-        )
-      : null,
     h("iframe", { class: "report", src, title: one.name, sandbox: "allow-scripts" }),
   );
 }

@@ -4,14 +4,14 @@ import { select } from "./controls.js";
 import { compareDialog } from "./compare.js";
 import { dialog, fill, h, toast, tried } from "./dom.js";
 import { rose } from "./glass.js";
-import { t } from "./i18n.js";
+import { kindName, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { onJob } from "./jobs.js";
 import { detail, isGoing } from "./picture.js";
 import { modelList } from "./shelf.js";
 
 const PAGE = 60;
-const KINDS = ["text_to_image", "edit", "vary", "inpaint", "walk", "upscale", "repair", "reconstruct"];
+const KINDS = ["text_to_image", "edit", "vary", "inpaint", "walk", "animation", "upscale", "repair", "reconstruct"];
 
 /** Tiles that load as they are scrolled to; `pick(picture, tile)` is called with the one that is pressed. */
 function wall(pick, filters) {
@@ -30,7 +30,7 @@ function wall(pick, filters) {
         "data-picture": picture.id,
         onclick: () => pick(picture, element),
       },
-      h("img", { src: api.thumbnail(picture.id), alt: picture.prompt || t(`kind_${picture.kind}`), loading: "lazy" }),
+      h("img", { src: api.thumbnail(picture.id), alt: picture.prompt || kindName(picture.kind), loading: "lazy" }),
       picture.favourite
         ? h("span", { class: "starred", "aria-label": t("star") }, icon("star", { filled: true }))
         : null,
@@ -165,7 +165,7 @@ export function galleryView(main) {
       { class: "pane bar" },
       search,
       select(
-        [["", t("everyKind")], ...KINDS.map((one) => [one, t(`kind_${one}`)])],
+        [["", t("everyKind")], ...KINDS.map((one) => [one, kindName(one)])],
         "",
         (value) => {
           kind = value;

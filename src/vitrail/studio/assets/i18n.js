@@ -21,6 +21,9 @@ export function t(key, values = {}) {
   return inLang(ALL[key]).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
 }
 
+/** What a kind of work is called; one without a row goes by its own name. */
+export const kindName = (kind) => (ALL[`kind_${kind}`] ? t(`kind_${kind}`) : kind.replaceAll("_", " "));
+
 /** What a setting is called; one without a row goes by its own name. */
 export const fieldName = (name) => (FIELDS[name] ? inLang(FIELDS[name]) : name.replaceAll("_", " "));
 

@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import { fillForm } from "./create.js";
 import { dialog, fill, h, toast, tried } from "./dom.js";
-import { fieldName, t, when } from "./i18n.js";
+import { fieldName, kindName, t, when } from "./i18n.js";
 import { icon } from "./icons.js";
 import { singleKeys } from "./keys.js";
 
@@ -97,7 +97,7 @@ export function actions(picture, { how = true, input = true, changed = () => {} 
     how ? button("info", t("how"), () => detail(picture.id)) : null,
     h(
       "a",
-      { class: "button", href: api.file(picture.id), download: `vitrail-${picture.id.slice(0, 8)}.png` },
+      { class: "button", href: api.file(picture.id), download: true },
       icon("download"),
       h("span", {}, t("download")),
     ),
@@ -177,7 +177,7 @@ export const detail = (id, { siblings = [id], changed = () => {} } = {}) =>
           h(
             "small",
             {},
-            [picture.kind && t(`kind_${picture.kind}`), picture.record?.created && when(picture.record.created)]
+            [picture.kind && kindName(picture.kind), picture.record?.created && when(picture.record.created)]
               .filter(Boolean)
               .join(" · "),
           ),

@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import { fill, h, tried } from "./dom.js";
 import { progress } from "./glass.js";
-import { lang, span, t } from "./i18n.js";
+import { kindName, lang, span, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { cancel, ended, jobs, move, onJob, running, waiting } from "./jobs.js";
 import { detail } from "./picture.js";
@@ -10,7 +10,7 @@ import { detail } from "./picture.js";
 const PAST = 6;
 const LONG = { train: "train", evaluate: "evaluate" };
 
-const title = (job) => job.title || job.request?.prompt || t(`kind_${job.kind}`);
+const title = (job) => job.title || job.request?.prompt || kindName(job.kind);
 
 function state(job, before) {
   if (job.state === "queued") return before ? t("queuedAt", { n: before }) : t("queued");
@@ -73,7 +73,11 @@ function row(job, line) {
       h(
         "span",
         { class: "glass" },
-        shown ? h("img", { src: api.thumbnail(shown.id), alt: "", loading: "lazy" }) : null,
+        shown
+          ? h("img", { src: api.thumbnail(shown.id), alt: "", loading: "lazy" })
+          : LONG[job.kind]
+            ? icon(LONG[job.kind])
+            : null,
       ),
       h("span", { class: "t" }, title(job)),
       h("small", {}, state(job, place)),

@@ -2,6 +2,7 @@
 import * as api from "./api.js";
 import { chips, labelled, select, slider } from "./controls.js";
 import { fill, h, toast, tried } from "./dom.js";
+import { filmOf, frame } from "./film.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { submit } from "./jobs.js";
@@ -57,12 +58,18 @@ export function walkView(main) {
 
   const finished = (job) => {
     stopFilm();
-    const frames = job.pictures;
+    // Behind the frames that were asked for comes the film itself, as one file.
+    const asked = job.request?.weights ? 1 : (job.request?.frames ?? job.pictures.length);
+    const frames = job.pictures.slice(0, asked),
+      whole = job.pictures[asked];
     if (frames.length < 2)
       return fill(shown.element, h("div", { class: "result-of" }, frame(frames[0], job.title), actions(frames[0])));
     const film = filmOf(frames, job.request?.fps ?? form.fps);
     stopFilm = film.stop;
-    return fill(shown.element, film.element);
+    const save = whole
+      ? h("a", { class: "button", href: api.file(whole.id), download: true }, icon("download"), t("download"))
+      : null;
+    return fill(shown.element, h("div", { class: "result-of" }, film.element, save));
   };
 
   const stopRow = (one, i) =>
@@ -229,68 +236,5 @@ export function walkView(main) {
     stopFilm();
     clearTimeout(rest);
     shown.stop();
-  };
-}
-
-const frame = (picture, title) => {
-  const times = Math.max(1, Math.floor(512 / Math.max(picture.width, picture.height)));
-  return h(
-    "div",
-    { class: "frame" },
-    h("img", {
-      class: "result",
-      src: api.file(picture.id),
-      alt: title,
-      width: picture.width * times,
-      height: picture.height * times,
-    }),
-  );
-};
-
-/** Frames that play, pause, and are moved through with a slider. */
-function filmOf(frames, fps) {
-  let at = 0,
-    timer = null;
-  const box = frame(frames[0], t("walk")),
-    image = box.firstChild;
-  const loaded = frames.map((picture) => Object.assign(new Image(), { src: api.file(picture.id) }));
-  const range = h("input", {
-    type: "range",
-    min: 0,
-    max: frames.length - 1,
-    value: 0,
-    "aria-label": t("place"),
-    oninput: () => {
-      pause();
-      go(Number(range.value));
-    },
-  });
-  const out = h("output", {}, `1 / ${frames.length}`);
-  const go = (to) => {
-    at = to;
-    image.src = loaded[at].src;
-    range.value = at;
-    out.textContent = `${at + 1} / ${frames.length}`;
-  };
-  const button = h(
-    "button",
-    { type: "button", "aria-label": t("play"), onclick: () => (timer ? pause() : play()) },
-    icon("play"),
-  );
-  const pause = () => {
-    clearInterval(timer);
-    timer = null;
-    fill(button, icon("play"));
-    button.setAttribute("aria-label", t("play"));
-  };
-  const play = () => {
-    timer = setInterval(() => go((at + 1) % frames.length), 1000 / fps);
-    fill(button, icon("pause"));
-    button.setAttribute("aria-label", t("pause"));
-  };
-  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) play();
-  return {
-    element: h("div", { class: "film" }, box, h("div", { class: "controls" }, button, range, out)),
-    stop: pause,
   };
 }
