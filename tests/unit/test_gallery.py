@@ -264,6 +264,9 @@ def test_filters(gallery: Gallery) -> None:
     assert gallery.set_favourite(a.id, True).favourite
     assert prompts(gallery, favourite=True) == ["one"]
     assert prompts(gallery, "one", favourite=True) == ["one"]
+    assert prompts(gallery, style="noto", favourite=True) == ["one"]
+    assert prompts(gallery, model="other", favourite=True) == []
+    assert prompts(gallery, "!", style="noto", favourite=True) == []
     assert prompts(gallery, favourite=False) == ["three", "two"]
     assert not gallery.set_favourite(a.id, False).favourite
 

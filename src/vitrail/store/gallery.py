@@ -201,8 +201,11 @@ class Gallery:
         if favourite is not None:
             found = found.where(PICTURES.c.favourite == favourite)
         words: str | None = None
-        if query is not None and query.strip():
-            words = fts_query(query, facets) if self.database.sqlite else ts_query(query, facets)
+        asked = query is not None and bool(query.strip())
+        # A few marked pictures among many of a style: only the words' index walks both at once.
+        if asked or ((favourite or lost) and len(facets) > 1):
+            find = fts_query if self.database.sqlite else ts_query
+            words = find(query if asked and query is not None else None, facets)
             if words is None:
                 return Page((), None)
         with self.database.read() as connection:

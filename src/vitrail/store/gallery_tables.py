@@ -135,13 +135,15 @@ def _wanted(query: str) -> list[tuple[str, bool]]:
     return list(wanted)[:40]
 
 
-def fts_query(query: str, facets: Sequence[str] = ()) -> str | None:
-    """A search as SQLite's FTS5 reads it; None if it holds no word."""
-    wanted = [f'"{word}"{" *" if begins else ""}' for word, begins in _wanted(query)]
-    return " AND ".join([*wanted, *(f'"{word}"' for word in facets)]) if wanted else None
+def fts_query(query: str | None, facets: Sequence[str] = ()) -> str | None:
+    """A search as SQLite's FTS5 reads it, by ``facets`` alone without a query; None if it holds no word."""
+    wanted = [f'"{word}"{" *" if begins else ""}' for word, begins in _wanted(query or "")]
+    return " AND ".join([*wanted, *(f'"{word}"' for word in facets)]) if wanted or query is None else None
 
 
-def ts_query(query: str, facets: Sequence[str] = ()) -> str | None:
-    """A search as PostgreSQL's to_tsquery reads it; None if it holds no word."""
-    wanted = [f"'{word}'{':*' if begins else ''}" for word, begins in _wanted(query)]
-    return " & ".join([*wanted, *(f"'{word}'" for word in facets)]) if wanted else None
+def ts_query(query: str | None, facets: Sequence[str] = ()) -> str | None:
+    """A search as PostgreSQL's to_tsquery reads it, by ``facets`` alone without a query; None if it holds no
+    word.
+    """
+    wanted = [f"'{word}'{':*' if begins else ''}" for word, begins in _wanted(query or "")]
+    return " & ".join([*wanted, *(f"'{word}'" for word in facets)]) if wanted or query is None else None
