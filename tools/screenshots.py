@@ -1,7 +1,7 @@
 """Draw docs/studio/*.png: every page in both languages, on a desktop and a phone, light and dark.
 
-``python tools/screenshots.py [HOME [VIEW ...]]``: HOME keeps what the pages show (pictures, a training, a report), so
-that a second call with the same folder only photographs.
+``python tools/screenshots.py [HOME [VIEW ...]]``: HOME keeps what the pages show (pictures, a training, a
+report), so that a second call with the same folder only photographs.
 """
 
 from __future__ import annotations
@@ -220,6 +220,7 @@ def show(page: Any, server: Any, content: Content, view: str) -> None:
         page.locator(".film input").fill("5")
     elif view == "codebook":
         page.wait_for_selector(".code")
+    page.evaluate("() => scrollTo(0, 0)")
     page.wait_for_timeout(400)
 
 

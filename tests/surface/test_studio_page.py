@@ -209,6 +209,8 @@ def test_no_page_is_wider_than_a_phone_and_none_logs_an_error(browser: Any, quic
     page = open_page(browser, quick.url, viewport={"width": 360, "height": 740}, locale="zh-CN")
     make(page, "一只猫")
     page.wait_for_selector("#stage img.result")
+    seen = "() => document.querySelector('#stage img').getBoundingClientRect().top < innerHeight"
+    assert page.evaluate(seen)  # it lies below the form, and is brought into view
     wide = {}
     for view in VIEWS:
         page.evaluate("view => { location.hash = view }", view)

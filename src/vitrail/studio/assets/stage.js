@@ -70,8 +70,12 @@ export function stage({ title, hint, done = null, remember = "followed" }) {
 
   return {
     element,
+    /** Show what was just asked for; on a phone it lies below the form. */
+    follow(job) {
+      follow(job);
+      if (matchMedia("(max-width: 860px)").matches) element.scrollIntoView({ block: "start" });
+    },
     stop,
-    follow,
     showPicture: (id) =>
       tried(async () => {
         followed = "";
