@@ -171,6 +171,8 @@ def test_get_changes_nothing(server: Served, routes: list[tuple[str, str]]) -> N
             ask(server, "GET", path.replace("0123456789abcdef", job["id"]), {})
     assert tried >= 15
     assert state() == before
+    server.http.post("/api/jobs", json={"prompt": "an apple"})
+    assert state() != before, "and a change would have been seen"
 
 
 def test_every_answer_says_how_it_may_be_shown(server: Served, routes: list[tuple[str, str]]) -> None:

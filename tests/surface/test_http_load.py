@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import statistics
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from http_server import Served
 CLIENTS = 64
 
 
-def crowd(server: Served, seconds: float) -> tuple[list[float], Counter[int]]:
-    """64 clients ask for lists, jobs, pictures and figures; the times in seconds, and the statuses."""
+def crowd(server: Served, seconds: float) -> dict[str, Any]:
+    """64 clients of another process ask for lists, jobs, pictures and figures while one generation runs."""
     http = server.http
     job = http.post("/api/jobs", json={"prompt": "an apple", "model": "tiny", "n": 2}).json()
     picture = server.wait(job["id"])["pictures"][0]["id"]
@@ -40,63 +39,40 @@ def crowd(server: Served, seconds: float) -> tuple[list[float], Counter[int]]:
         "/sdapi/v1/progress",
         "/api/models",
     ]
-    times: list[float] = []
-    statuses: Counter[int] = Counter()
-    until = time.monotonic() + seconds
-    lock = threading.Lock()
-
-    def client(number: int) -> None:
-        own: list[float] = []
-        seen: Counter[int] = Counter()
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as mine:
-            turn = number
-            while time.monotonic() < until:
-                began = time.monotonic()
-                seen[mine.get(paths[turn % len(paths)]).status_code] += 1
-                own.append(time.monotonic() - began)
-                turn += 1
-                time.sleep(1.0)  # a page asks about once a second
-        with lock:
-            times.extend(own)
-            statuses.update(seen)
-
-    # One generation runs all the time.
-    work = http.post(
-        "/api/jobs", json={"prompt": "an apple", "model": "default", "n": 64, "steps": 100}
-    ).json()
+    long = {"prompt": "an apple", "model": "default", "n": 64, "steps": 100}
+    work = http.post("/api/jobs", json=long).json()
     try:
-        threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
-        for number, thread in enumerate(threads):
-            thread.start()
-            time.sleep(0.01 * (number % 2))
-        for thread in threads:
-            thread.join()
-        assert http.get(f"/api/jobs/{work['id']}").json()["state"] in ("running", "queued")
+        script = str(Path(__file__).with_name("crowd.py"))
+        arguments = [sys.executable, script, str(server.port), str(seconds), str(CLIENTS), *paths]
+        answer = subprocess.run(arguments, capture_output=True, text=True, timeout=seconds + 120, check=True)
+        assert http.get(f"/api/jobs/{work['id']}").json()["state"] == "running"
     finally:
         http.post(f"/api/jobs/{work['id']}/cancel", json={})
         server.wait(work["id"])
-    return times, statuses
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found
 
 
-def check(times: list[float], statuses: Counter[int], least: int) -> None:
-    assert not [status for status in statuses if status >= 500], statuses
-    assert set(statuses) == {200}
+def check(found: dict[str, Any], least: int, load: float) -> None:
+    """Judge a crowd's answers; ``load``: the machine's load average before it came."""
+    times = found["seconds"]
+    assert set(found["statuses"]) == {"200"}, found["statuses"]
     assert len(times) >= least
     p99 = statistics.quantiles(times, n=100)[98]
     print(f"{len(times)} answers, p50 {statistics.median(times) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
-    # The bar is 250 ms on an idle machine; a test machine that does other work at the same time is slower.
-    assert p99 < 0.25 * max(1.0, os.getloadavg()[0] / 2), p99
+    # The bar is 250 ms. A machine that has other work takes longer for everything, by as many as share it.
+    assert p99 < 0.25 * (1.0 if load < 1.0 else 1.0 + load), (p99, load)
 
 
 def test_64_clients_while_one_generation_runs(art_server: Served) -> None:
-    times, statuses = crowd(art_server, 6.0)
-    check(times, statuses, 64)
+    load = os.getloadavg()[0]
+    check(crowd(art_server, 8.0), 64, load)
 
 
 @pytest.mark.soak
 def test_64_clients_for_ten_minutes(art_server: Served) -> None:
-    times, statuses = crowd(art_server, 600.0)
-    check(times, statuses, 10_000)
+    load = os.getloadavg()[0]
+    check(crowd(art_server, 600.0), 10_000, load)
 
 
 def test_a_hundred_watchers_take_no_thread_of_those_who_ask(art_server: Served) -> None:
