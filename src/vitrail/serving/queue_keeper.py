@@ -34,14 +34,20 @@ class Patience:
     """How long a working process may give no sign of life, do nothing, or go on after a cancel, in seconds.
 
     ``silence``: no beat of its own thread. ``stall``: nothing told and (almost) no processor time used.
-    ``cancel``: until a cancelled job has to have stopped by itself. ``start``: until its first word.
-    ``ask``: between two looks at what should stop.
+    ``cancel``: until a cancelled job has to have stopped by itself, ``cancel_long``: a long work. ``start``:
+    until its first word. ``ask``: between two looks at what should stop.
     """
 
     def __init__(
-        self, silence: float = 60.0, stall: float = 180.0, cancel: float = 4.0, start: float = 300.0
+        self,
+        silence: float = 60.0,
+        stall: float = 180.0,
+        cancel: float = 4.0,
+        start: float = 300.0,
+        cancel_long: float = 60.0,
     ) -> None:
         self.silence, self.stall, self.cancel, self.start = silence, stall, cancel, start
+        self.cancel_long = cancel_long
         self.ask = 0.2
 
 
@@ -127,7 +133,9 @@ class Keeper:
             if time.monotonic() - asked > self._patience.ask:
                 asked = time.monotonic()
                 self._cancel(line, left & set(unwanted()), cancelled)
-            late = [id for id in left if asked - cancelled.get(id, asked) > self._patience.cancel]
+            # A training finishes its step and writes a checkpoint, from which it goes on when asked again.
+            enough = self._patience.cancel_long if long else self._patience.cancel
+            late = [id for id in left if asked - cancelled.get(id, asked) > enough]
             if left and set(late) == left:
                 self._end(kill=True)
                 self.start()
