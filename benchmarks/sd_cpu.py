@@ -1,22 +1,31 @@
 """Stable Diffusion 1.5 on a CPU in float32: vitrail beside diffusers, OpenVINO and stable-diffusion.cpp.
 
-    python benchmarks/sd_cpu.py [--only unet|vae|exact|fast|memory|upscale] [--quick] [--rounds 3]
-                                [--threads 2] [--openvino PYTHON] [--no-compile] [--clock wall|cpu]
+    python benchmarks/sd_cpu.py [--only unet|vae|exact|fast|memory|upscale] [--quick] [--rounds 2]
+                                [--threads 2] [--openvino PYTHON] [--sd-cpp PYTHON] [--no-compile]
+                                [--all-samples] [--model FOLDER] [--clock wall|cpu]
 
 Real dimensions, random weights, the same in every process. Each contestant is a process of its own; rounds
 are interleaved and each prints its median. Ratios are vitrail's median over the best peer's. --quick: 32 x 32
-latents, 4 steps, one round. --openvino: a Python that has both openvino and this project's packages:
+latents, 4 steps, one round. --openvino, --sd-cpp: a Python that has openvino, or stable-diffusion-cpp-python,
+and this project's packages:
 
     python -m venv /tmp/ov && /tmp/ov/bin/pip install openvino
     echo $PWD/.venv/lib/python3.11/site-packages > /tmp/ov/lib/python3.11/site-packages/vitrail.pth
+    python -m venv /tmp/sdcpp
+    CMAKE_ARGS=-DGGML_NATIVE=ON /tmp/sdcpp/bin/pip install stable-diffusion-cpp-python
+    echo $PWD/.venv/lib/python3.11/site-packages > /tmp/sdcpp/lib/python3.11/site-packages/vitrail.pth
 
+The whole of 20 steps is run by vitrail, by diffusers' best form and by the best peer of all, as their U-Net
+pass and their decoder have just ranked them; --all-samples: by everybody, which takes half an hour more.
 --clock cpu counts the processor time of a contestant (all its threads) instead of the wall's: for a machine
-that others use as well, with --threads 1.
+that others use as well, with --threads 1. --model: where the model's folder is or shall be (4.3 GB, as much
+again for stable-diffusion.cpp); default: /tmp/vitrail-sd15.
 
-The last line printed is JSON: unet_ratio, vae_ratio, exact_ratio, fast_ratio, memory_ratio (peak of vitrail
-over diffusers' eager), upscale_ratio (over plain PyTorch), rel_err of the U-Net pass, psnr_db of the exact
-picture against diffusers', fast_psnr_db of the fast one against the exact one, ``peers`` with everybody's
-seconds, ``skipped`` with reasons.
+The last line printed is JSON: unet_ratio, vae_ratio, exact_ratio, fast_ratio, memory_ratio (highest resident
+memory of vitrail over that of diffusers' eager pipeline, both from the model's folder to a picture of 512
+pixels), upscale_ratio (over plain PyTorch), rel_err of the U-Net pass, psnr_db of the exact picture against
+diffusers', fast_psnr_db of the fast one against the exact one, ``peers`` with everybody's seconds,
+``skipped`` with reasons.
 """
 
 from __future__ import annotations
@@ -39,10 +48,10 @@ FIGURES = {
     "vae": "vae",
     "exact": "sample",
     "fast": "sample",
-    "memory": "sample",
+    "memory": "picture",
     "upscale": "upscale",
 }
-PEERS = ("eager", "channels_last", "compiled", "openvino")
+DIFFUSERS = ("eager", "channels_last", "compiled")
 WORKER = Path(__file__).with_name("sd_cpu_worker.py")
 
 
@@ -80,19 +89,22 @@ def race(
 ) -> tuple[dict[str, float], dict[str, float], dict[str, np.ndarray]]:
     """Return median seconds, peak MB and result of each contestant; who failed goes into ``skipped``."""
     steps, latents = (4, 32) if settings.quick else (20, 64)
+    once = what in ("sample", "picture")
+    steps = 1 if what == "picture" else steps
     seconds: dict[str, list[float]] = {}
     peaks: dict[str, float] = {}
     results: dict[str, np.ndarray] = {}
     field = {
         kind: Contestant(kind, python, settings.threads, settings.clock) for kind, python in kinds.items()
     }
-    rounds = 1 if what == "sample" else settings.rounds
     try:
-        for number in range(rounds):
+        for number in range(1 if once else settings.rounds):
             for kind, contestant in list(field.items()):
                 save = folder / f"{what}-{kind}.npy"
-                warm = number == 0 and what != "sample"
-                got = contestant.ask(what=what, latents=latents, steps=steps, save=str(save), warm=warm)
+                warm = number == 0 and not once
+                got = contestant.ask(
+                    what=what, latents=latents, steps=steps, save=str(save), warm=warm, model=settings.model
+                )
                 if "failed" in got:
                     skipped[f"{kind}/{what}"] = got["failed"]
                     field.pop(kind).close()
@@ -108,6 +120,35 @@ def race(
         for contestant in field.values():
             contestant.close()
     return {kind: statistics.median(times) for kind, times in seconds.items()}, peaks, results
+
+
+def in_steps(settings: argparse.Namespace, skipped: dict[str, str]) -> dict[str, float]:
+    """Return what stable-diffusion.cpp takes for a guided step and for the decoder: {"unet": s, "vae": s}."""
+    if not settings.sd_cpp:
+        skipped["stable-diffusion.cpp"] = "not installed; see --sd-cpp"
+        return {}
+    if settings.clock == "cpu":
+        skipped["stable-diffusion.cpp"] = "tells its steps apart on the wall's clock only"
+        return {}
+    contestant = Contestant("sd_cpp", settings.sd_cpp, settings.threads, settings.clock)
+    try:
+        got = contestant.ask(
+            what="steps", latents=32 if settings.quick else 64, steps=4, model=settings.model
+        )
+    finally:
+        contestant.close()
+    if "failed" in got:
+        skipped["stable-diffusion.cpp"] = got["failed"]
+        return {}
+    print(f"sd.cpp   a guided step {got['seconds']:.2f} s, decoder {got['decoder']:.2f} s", flush=True)
+    return {"unet": got["seconds"], "vae": got["decoder"]}
+
+
+def ranked(peers: dict[str, dict[str, float]], steps: int) -> list[str]:
+    """Return the peers by what ``steps`` U-Net passes and a decoder take, as far as both are known."""
+    unet, vae = peers.get("unet", {}), peers.get("vae", {})
+    known = [kind for kind in unet if kind != "ours" and kind in vae]
+    return sorted(known, key=lambda kind: steps * unet[kind] + vae[kind])
 
 
 def relative(made: np.ndarray, wanted: np.ndarray) -> float:
@@ -127,12 +168,15 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=sorted(FIGURES))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--openvino", default=os.environ.get("OPENVINO_PYTHON", ""))
+    parser.add_argument("--sd-cpp", default=os.environ.get("SD_CPP_PYTHON", ""))
+    parser.add_argument("--model", default="/tmp/vitrail-sd15")
     parser.add_argument(
         "--no-compile", action="store_true", help="leave torch.compile out (minutes of compiling)"
     )
+    parser.add_argument("--all-samples", action="store_true", help="20 steps by every peer, not the best")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     settings = parser.parse_args()
     settings.rounds = 1 if settings.quick else settings.rounds
@@ -146,10 +190,6 @@ def main() -> None:
         peers["openvino"] = settings.openvino or sys.executable
     else:
         skipped["openvino"] = "not installed; see --openvino"
-    skipped["stable-diffusion.cpp"] = (
-        "not timed: the registry has stable-diffusion-cpp-python 0.4.7 as source only, and its build had not "
-        "finished on the busy core where this was written"
-    )
     wanted = [settings.only] if settings.only else list(FIGURES)
     out: dict[str, Any] = {
         "peers": {},
@@ -157,48 +197,81 @@ def main() -> None:
         "threads": settings.threads,
         "clock": settings.clock,
     }
+    cpp = in_steps(settings, skipped) if {"unet", "vae"} & set(wanted) else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for figure in ("unet", "vae", "upscale"):
-            if figure not in wanted:
-                continue
-            field = (
-                {"eager": sys.executable, "channels_last": sys.executable} if figure == "upscale" else peers
-            )
-            times, _, results = race({**field, "ours": sys.executable}, figure, settings, folder, skipped)
-            out["peers"][figure] = times
-            rivals = {kind: value for kind, value in times.items() if kind != "ours"}
-            if figure == "upscale":  # against plain PyTorch; channels_last is shown beside it
-                rivals = {kind: value for kind, value in rivals.items() if kind == "eager"}
-            best = min(rivals.values(), default=float("nan"))
-            out[f"{figure}_ratio"] = times.get("ours", float("nan")) / best
-            if "ours" in results and "eager" in results:
-                key = {"unet": "rel_err", "vae": "vae_psnr_db", "upscale": "upscale_rel_err"}[figure]
-                measure = psnr if figure == "vae" else relative
-                out[key] = measure(results["ours"], results["eager"])
-        if {"exact", "fast", "memory"} & set(wanted):
-            field = {"eager": sys.executable} if settings.only == "memory" else peers
-            field = {**field, "ours": sys.executable}
-            if "fast" in wanted:
-                field["fast"] = sys.executable
-            times, peaks, results = {}, {}, {}
-            for kind, python in field.items():  # one at a time: each needs 4 to 8 GB
-                a, b, c = race({kind: python}, "sample", settings, folder, skipped)
-                times.update(a)
-                peaks.update(b)
-                results.update(c)
-            out["peers"]["sample"], out["peak_mb"] = times, peaks
-            best = min(
-                (value for kind, value in times.items() if kind not in ("ours", "fast")), default=float("nan")
-            )
-            out["exact_ratio"] = times.get("ours", float("nan")) / best
-            if "fast" in times:
-                out["fast_ratio"] = times["fast"] / best
-                out["fast_psnr_db"] = psnr(results["fast"], results["ours"])
-            if "eager" in peaks and "ours" in peaks:
-                out["memory_ratio"] = peaks["ours"] / peaks["eager"]
-                out["psnr_db"] = psnr(results["ours"], results["eager"])
+            if figure in wanted:
+                layers(figure, peers, cpp, settings, folder, out)
+        if {"exact", "fast"} & set(wanted):
+            samples(peers, wanted, settings, folder, out)
+        if "memory" in wanted:
+            both = {"eager": sys.executable, "ours": sys.executable}
+            peaks: dict[str, float] = {}
+            for kind, python in both.items():  # one at a time: each needs 4 to 6 GB
+                peaks.update(race({kind: python}, "picture", settings, folder, skipped)[1])
+            out["peak_mb"] = peaks
+            out["memory_ratio"] = peaks.get("ours", float("nan")) / peaks.get("eager", float("nan"))
     print(json.dumps(out))
+
+
+def layers(
+    figure: str,
+    peers: dict[str, str],
+    cpp: dict[str, float],
+    settings: argparse.Namespace,
+    folder: Path,
+    out: dict[str, Any],
+) -> None:
+    """Time one network of everybody."""
+    upscale = figure == "upscale"  # against plain PyTorch
+    field = {"eager": sys.executable} if upscale else peers
+    times, _, results = race({**field, "ours": sys.executable}, figure, settings, folder, out["skipped"])
+    if figure in cpp:
+        times["sd_cpp"] = cpp[figure]
+    out["peers"][figure] = times
+    best = min((value for kind, value in times.items() if kind != "ours"), default=float("nan"))
+    out[f"{figure}_ratio"] = times.get("ours", float("nan")) / best
+    if "ours" in results and "eager" in results:
+        key = {"unet": "rel_err", "vae": "vae_psnr_db", "upscale": "upscale_rel_err"}[figure]
+        out[key] = (psnr if figure == "vae" else relative)(results["ours"], results["eager"])
+
+
+def samples(
+    peers: dict[str, str], wanted: list[str], settings: argparse.Namespace, folder: Path, out: dict[str, Any]
+) -> None:
+    """Time 512 pixels in 20 steps with guidance."""
+    skipped, order = out["skipped"], ranked(out["peers"], 4 if settings.quick else 20)
+    chosen = dict(peers)
+    if order and not settings.all_samples:
+        quickest = next((kind for kind in order if kind in peers), order[0])
+        reference = next((kind for kind in order if kind in DIFFUSERS), "eager")
+        chosen = {kind: peers[kind] for kind in (quickest, reference) if kind in peers}
+        for kind in peers:
+            if kind not in chosen:
+                skipped[f"{kind}/sample"] = f"slower than {quickest} in U-Net pass and decoder; --all-samples"
+    times: dict[str, float] = {}
+    results: dict[str, np.ndarray] = {}
+    field = {**chosen, "ours": sys.executable}
+    if "fast" in wanted:
+        field["fast"] = sys.executable
+    for kind, python in field.items():  # one at a time: each needs 4 to 10 GB
+        seconds, _, made = race({kind: python}, "sample", settings, folder, skipped)
+        times.update(seconds)
+        results.update(made)
+    out["peers"]["sample"] = times
+    if order and order[0] == "sd_cpp":  # it was the best of all: its own steps and decoder stand for it
+        steps = 4 if settings.quick else 20
+        times["sd_cpp"] = steps * out["peers"]["unet"]["sd_cpp"] + out["peers"]["vae"]["sd_cpp"]
+    best = min((value for kind, value in times.items() if kind not in ("ours", "fast")), default=float("nan"))
+    out["exact_ratio"] = times.get("ours", float("nan")) / best
+    theirs = next((results[kind] for kind in DIFFUSERS if kind in results), None)
+    if "ours" in results and theirs is not None:
+        out["psnr_db"] = psnr(results["ours"], theirs)
+    if "fast" in times:
+        out["fast_ratio"] = times["fast"] / best
+        if "ours" in results:
+            out["fast_psnr_db"] = psnr(results["fast"], results["ours"])
 
 
 if __name__ == "__main__":

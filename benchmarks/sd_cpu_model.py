@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["UNET", "VAE", "filled", "write_model"]
+__all__ = ["UNET", "VAE", "filled", "write_model", "write_single"]
 
 UNET = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
 VAE = {
@@ -102,6 +102,35 @@ def write_model(folder: Path) -> Path:
     }
     index.write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **parts}), encoding="utf-8")
     return folder
+
+
+def write_single(folder: Path) -> Path:
+    """Write the model of ``folder`` as one file under the names of the original program; return its path.
+
+    stable-diffusion.cpp takes a folder of this kind for SDXL's and fails.
+    """
+    path = folder / "single.safetensors"
+    if path.is_file():
+        return path
+    import diffusers
+    import transformers
+    from safetensors.torch import save_file
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from sd_tiny import ldm_unet, ldm_vae  # diffusers' names to LDM's, as the tests write single files
+
+    tensors = {
+        f"model.diffusion_model.{name}": value
+        for name, value in ldm_unet(diffusers.UNet2DConditionModel.from_pretrained(folder / "unet")).items()
+    }
+    for name, value in ldm_vae(diffusers.AutoencoderKL.from_pretrained(folder / "vae")).items():
+        tensors[f"first_stage_model.{name}"] = value
+    text = transformers.CLIPTextModel.from_pretrained(folder / "text_encoder")
+    for name, value in text.state_dict().items():
+        plain = name.removeprefix("text_model.")
+        tensors[f"cond_stage_model.transformer.text_model.{plain}"] = value
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    return path
 
 
 def _write_tokenizer(folder: Path) -> None:

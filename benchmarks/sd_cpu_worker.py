@@ -2,9 +2,12 @@
 
     python benchmarks/sd_cpu_worker.py KIND --threads N
 
-Kinds: eager, channels_last, compiled (diffusers), ours, fast (vitrail), openvino. A question is JSON
-{"what": "unet" | "vae" | "sample" | "upscale", "latents": 64, "steps": 20, "save": PATH}; the answer
-{"seconds": ..., "peak_mb": ...} and the result in PATH as ``.npy``, or {"failed": why}.
+Kinds: eager, channels_last, compiled (diffusers), ours, fast (vitrail), openvino, sd_cpp. A question is JSON
+{"what": "unet" | "vae" | "sample" | "upscale" | "picture", "latents": 64, "steps": 20, "save": PATH, "model":
+FOLDER}; the answer {"seconds": ..., "peak_mb": ...} and the result in PATH as ``.npy``, or {"failed": why}.
+"picture" goes all the way from the model's folder to pixels, as a user of diffusers or vitrail would: for the
+memory. stable-diffusion.cpp only makes whole pictures: it reports what it took between two of its steps
+(both halves of the guidance, as one U-Net pass of batch 2) and after the last of them (the decoder).
 
 Weights are random and the same in every process (the time does not depend on their values): blocks of one
 random table, scaled as PyTorch begins them.
@@ -13,52 +16,25 @@ random table, scaled as PyTorch begins them.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import statistics
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from sd_cpu_model import UNET, VAE, filled, write_model, write_single
 from torch import Tensor, nn
 
-UNET = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "latent_channels": 4,
-}
 GUIDANCE = 7.5
 REUSE = 5
 """``fast``: deep features are computed every so many steps."""
 GUIDED_UNTIL = 0.6
 """``fast``: the share of the steps with guidance; the last ones take the conditional half alone."""
-
-
-def filled(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a network without drawing 10^9 random numbers: its weights repeat one table."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        network = make()
-    network.to_empty(device="cpu")
-    table = torch.rand(1_000_003, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    place = 0
-    for name, parameter in network.named_parameters():
-        flat = parameter.data.view(-1)
-        if parameter.ndim == 1:
-            flat.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
-            continue
-        scale = (3.0 / parameter[0].numel()) ** 0.5
-        for start in range(0, len(flat), len(table)):
-            part = flat[start : start + len(table)]
-            part.copy_(table.roll(place)[: len(part)] if place else table[: len(part)]).mul_(scale * 0.6)
-            place = (place + 7919) % len(table) if start == 0 else place
-    return network.eval().requires_grad_(False)
 
 
 class Networks:
@@ -204,6 +180,47 @@ def sample(kind: str, unet: Any, vae: Any, size: int, steps: int) -> Tensor:
     return call(kind, "vae", vae, (x / 0.18215).contiguous())
 
 
+def picture(kind: str, folder: Path, steps: int) -> Tensor:
+    """Return a picture (1, 3, 512, 512) made from a model's folder by the program's own door."""
+    if kind == "eager":
+        from diffusers import StableDiffusionPipeline
+
+        pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+        given = pipeline("a fox", num_inference_steps=steps, guidance_scale=GUIDANCE, output_type="pt")
+        return given.images.float().cpu()
+    from vitrail.schema import PictureDone, TextToImageRequest, parse
+    from vitrail.tasks.context import Context
+    from vitrail.tasks.core import TASKS, Loader
+
+    fields = {"prompt": "a fox", "seed": 1, "steps": steps, "cfg_scale": GUIDANCE, "sampler": "euler"}
+    request = parse(
+        TextToImageRequest,
+        {**fields, "model": str(folder), "width": 512, "height": 512, "fast": kind == "fast"},
+    )
+    for event in TASKS[request.kind](request, Loader(), Context(precision="float32")):
+        if isinstance(event, PictureDone):
+            return torch.from_numpy(np.asarray(event.picture).copy()).movedim(-1, 0)[None].float() / 255
+    raise RuntimeError("no picture came")
+
+
+def stable_diffusion_cpp(single: Path, size: int, steps: int) -> tuple[list[float], float]:
+    """Return the seconds of each guided step and of the decoder of stable-diffusion.cpp."""
+    from stable_diffusion_cpp import StableDiffusion
+
+    model = StableDiffusion(
+        model_path=str(single), n_threads=torch.get_num_threads(), wtype="f32", verbose=False,
+        diffusion_flash_attn=True,
+    )  # fmt: skip
+    stamps: list[float] = []
+    model.generate_image(
+        "a fox", width=8 * size, height=8 * size, sample_steps=steps, cfg_scale=GUIDANCE,
+        sample_method="euler", seed=1, progress_callback=lambda *_: stamps.append(time.perf_counter()),
+    )  # fmt: skip
+    end = time.perf_counter()
+    stamps = stamps[-steps:]  # what came before is the loading of the weights
+    return [after - before for before, after in itertools.pairwise(stamps)], end - stamps[-1]
+
+
 def peak_mb() -> float:
     """Highest resident memory of this process so far, from /proc (MB); 0 where there is none."""
     try:
@@ -214,6 +231,19 @@ def peak_mb() -> float:
 
 
 def answer(networks: Networks, question: dict[str, Any], clock: Callable[[], float]) -> dict[str, Any]:
+    folder = Path(question["model"]) if "model" in question else None
+    if networks.kind == "sd_cpp":
+        assert folder is not None
+        steps, decoder = stable_diffusion_cpp(
+            write_single(write_model(folder)), int(question["latents"]), int(question["steps"])
+        )
+        return {"seconds": statistics.median(steps), "decoder": decoder, "peak_mb": peak_mb()}
+    if question["what"] == "picture":
+        assert folder is not None
+        start = clock()
+        made = picture(networks.kind, write_model(folder), int(question["steps"]))
+        np.save(question["save"], made.numpy())
+        return {"seconds": clock() - start, "peak_mb": peak_mb()}
     run = work(networks, question)
     with torch.inference_mode(networks.kind != "compiled"), torch.no_grad():
         if question.get("warm"):
