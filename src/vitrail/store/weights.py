@@ -42,6 +42,8 @@ SCALE = "::scale"
 MAX_HEADER_BYTES = 8 << 20
 """Longest safetensors header that is read: some 60,000 tensors. (The library itself allows 100 MB.)"""
 
+_AT_ONCE = 256 << 20
+"""Bytes that are read of one mapping of a file."""
 _SMALL = 4096  # tensors below this many values (norms, biases) stay float16 under "int8": they are no weight
 
 
@@ -141,9 +143,19 @@ def read_weights(path: Path, data: bytes | None = None) -> dict[str, Tensor]:
         check_safetensors(path, data)
         if data is not None:
             return dict(safetensors.torch.load(data))
-        with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
-            # clone: what is used must not hang on a file that may be cut off under the mapping (SIGBUS)
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        made: dict[str, Tensor] = {}
+        names: list[str] | None = None
+        while names is None or names:
+            # opened anew for each part: what was read stays resident as long as the file is mapped
+            with safe_open(os.fspath(path), framework="pt", device="cpu") as file:
+                names = list(file.keys())[::-1] if names is None else names
+                room = _AT_ONCE
+                while names and room > 0:
+                    # clone: what is used must not hang on a file that may be cut off under it (SIGBUS)
+                    name = names.pop()
+                    made[name] = file.get_tensor(name).clone()
+                    room -= made[name].nbytes
+        return made
     except (
         SafetensorError,
         OSError,

@@ -49,9 +49,14 @@ def _stable_diffusion(loader: Loader, request: Any, context: Context) -> Diffusi
         return (model_folders.resolve if name in given else model_folders.find)(kind, name)
 
     def load() -> tuple[Any, set[str]]:
-        return open_stable_diffusion(place, device=context.device, vae=vae, find=find), given
+        # who asks for float32 gets the kernels that compute in it, even where bfloat16 would be faster
+        accelerated = True if context.precision == "float32" else None
+        opened = open_stable_diffusion(
+            place, device=context.device, vae=vae, find=find, accelerated=accelerated
+        )
+        return opened, given
 
-    key = (place.resolve(), _changed(place), vae, str(context.device))
+    key = (place.resolve(), _changed(place), vae, str(context.device), context.precision == "float32")
     model, named = loader.kept(key, load)
     named.clear()
     named.update(use.name for use in (*request.lora, *request.control))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitrail.backends.checkpoints import about, read_checkpoint
 from vitrail.backends.configs import read_json
@@ -46,36 +46,38 @@ def read_folder(
     tokenizer: Path | None = None,
     predicts: Predicts | None = None,
     dtype: torch.dtype = torch.float32,
+    packed: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Parts:
     """Read a folder of diffusers.
 
     vae: gives another autoencoder instead of its own. tokenizer: as for
     :func:`vitrail.backends.sd.words.standard_words`, where the folder's own is missing. predicts: what the
-    network predicts, where the folder is wrong about it.
+    network predicts, where the folder is wrong about it. packed: called with the U-Net before anything else
+    is read, so that its weights, the largest, are never there beside all others in two forms.
     Raises :class:`ArtifactError` with one line that names the part which is missing or does not fit.
     """
     refuse_code(folder, _CODE, _MAX_ENTRIES, "the model's own")
     index = read_json(folder / INDEX)
     _refuse_other(folder, index)
     scheduler = _settings(folder / "scheduler" / "scheduler_config.json")
-    unet_config, unet_weights = _part(folder / "unet")
+    names = [name for name in ("text_encoder", "text_encoder_2") if (folder / name / "config.json").is_file()]
+    if not names:
+        raise ArtifactError(f"{shown(folder)} has no text_encoder/; the folder is incomplete: get it again")
+    unet_config, text_config = (_settings(folder / name / "config.json") for name in ("unet", names[-1]))
+    with _naming(folder):
+        family = family_of(unet_config, text_config)
+        path, found = noise_path(scheduler), predicted(scheduler)
+    unet_weights = _part(folder / "unet")[1]
+    with _naming(folder / "unet"):
+        unet = packed(build_unet(unet_config, unet_weights, dtype))
     towers = []
-    text_config: dict[str, Any] = {}
-    for name in ("text_encoder", "text_encoder_2"):
-        if not (folder / name / "config.json").is_file():
-            continue
+    for name in names:
         text_config, weights = _part(folder / name)
         with _naming(folder / name):
             encoder = build_text_encoder(text_config, weights, dtype=torch.float32)
         towers.append(Tower(encoder, _words(folder, name.replace("text_encoder", "tokenizer"), tokenizer)))
-    if not towers:
-        raise ArtifactError(f"{shown(folder)} has no text_encoder/; the folder is incomplete: get it again")
     with _naming(folder):
-        family = family_of(unet_config, text_config)
-        path, found = noise_path(scheduler), predicted(scheduler)
         text = TextEncoders(towers, penultimate=family.xl)
-    with _naming(folder / "unet"):
-        unet = build_unet(unet_config, unet_weights, dtype)
     autoencoder = read_vae_folder(folder / "vae") if vae is None else vae(family.xl)
     latent = autoencoder.latent
     if latent.channels != unet_config.get("out_channels", 4):

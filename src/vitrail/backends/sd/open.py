@@ -67,26 +67,30 @@ def open_stable_diffusion(
             return open_autoencoder(replacement, xl=xl)
 
     words = None if tokenizer is None else Path(tokenizer)
+    home = device or torch.device("cpu")
+    if accelerated is None:
+        accelerated = home.type == "cpu" and not fast_bfloat16(home)
+    accelerated = accelerated and home.type == "cpu"
     if place.is_dir():
         if not (place / INDEX).is_file():
             raise ArtifactError(f"{shown(place)} has no {INDEX}; give a folder of diffusers or a single file")
-        parts = read_folder(place, vae=other, tokenizer=words, predicts=predicts, dtype=dtype)
+        parts = read_folder(
+            place, vae=other, tokenizer=words, predicts=predicts, dtype=dtype,
+            packed=accelerate if accelerated else lambda network: network,
+        )  # fmt: skip
         own = place.resolve().name
     else:
         parts = read_file(place, vae=other, tokenizer=words, predicts=predicts, dtype=dtype)
         own = place.stem
+        if accelerated:
+            accelerate(parts.unet)
+    if accelerated:
+        accelerate(parts.autoencoder.network)
     called = re.sub(r"[^A-Za-z0-9._ -]+", "-", name or own).strip(" .-")[:100] or "model"
 
     def digest() -> str:
         return folder_digest(place) if place.is_dir() else file_sha256(place)
 
-    home = device or torch.device("cpu")
-    if accelerated is None:
-        accelerated = home.type == "cpu" and not fast_bfloat16(home)
-    accelerated = accelerated and home.type == "cpu"
-    if accelerated:
-        accelerate(parts.unet)
-        accelerate(parts.autoencoder.network)
     guided = parts.unet.config.time_cond_proj_dim is not None  # type: ignore[union-attr]
     defaults = defaults_of(
         called,
