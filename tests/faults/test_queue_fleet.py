@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,11 +16,15 @@ from typing import Any
 
 import light_hands
 import pytest
+import sqlalchemy as sa
 
-from vitrail.errors import QueueFullError
+from vitrail.errors import QueueFullError, StorageError
 from vitrail.schema import TextToImageRequest
 from vitrail.serving.durable import DurableEngine
 from vitrail.serving.jobs import TERMINAL, Job
+from vitrail.serving.processes import Identity
+from vitrail.serving.queue_claims import Claims, take_back_lost
+from vitrail.serving.queue_tables import JOBS, WORKERS
 from vitrail.serving.queue_worker import WorkerSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -178,6 +183,26 @@ def test_a_worker_that_was_cut_off_and_comes_back_doubles_nothing(fleet: Fleet) 
     assert fleet.front.gallery.count() == 1
     states = [event.job.state for event in fleet.front.events(id) if event.type == "state"]
     assert states == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_whoever_is_cut_off_inside_a_transaction_loses_its_locks(fleet: Fleet) -> None:
+    """A machine stops between two statements, with a job and its own sign of life locked: others go on."""
+    front = fleet.front
+    gone = Claims(front.database, front._permits, Identity("gone", "elsewhere", 1, "1"), 1.0)
+    gone.beat()
+    id = front.submit(request()).id
+    gone.claim("pictures", 1)
+    with contextlib.suppress(StorageError), front.database.write() as connection:
+        connection.execute(sa.update(JOBS).where(JOBS.c.id == id).values(step=1))
+        connection.execute(sa.update(WORKERS).values(until=WORKERS.c.until))
+        start = time.monotonic()
+        while take_back_lost(front.database, front._permits) == 0:
+            assert time.monotonic() - start < 30
+            time.sleep(0.2)
+        connection.execute(sa.select(JOBS))  # it notices now that it was cut off
+        raise AssertionError("the session lives still")
+    job = front.job(id)
+    assert (job.state, job.step) == ("queued", 0)
 
 
 def test_keys_limits_and_order_hold_between_two_front_ends(fleet: Fleet) -> None:

@@ -30,6 +30,15 @@ CONNECT_SECONDS = 10
 
 _ATTEMPTS = 8
 
+#: A machine that is cut off in the middle of a transaction must not keep its locks from the others: the
+#: server ends a session that does nothing for ten seconds inside one, and notices that its client is gone.
+_LIMITS: dict[str, Any] = {
+    "options": "-c idle_in_transaction_session_timeout=10000 -c lock_timeout=30000",
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
 
 class Database:
     """Connections to one database, made when they are needed; for any number of threads.
@@ -107,7 +116,7 @@ class Database:
             if not self.sqlite:
                 return sa.create_engine(
                     address,
-                    connect_args={"connect_timeout": CONNECT_SECONDS},
+                    connect_args={"connect_timeout": CONNECT_SECONDS, **_LIMITS},
                     pool_pre_ping=True,
                     pool_size=5,
                     max_overflow=45,
