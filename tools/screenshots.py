@@ -190,6 +190,7 @@ def remember(page: Any, content: Content) -> None:
           sessionStorage.setItem('vitrail.followed', JSON.stringify(followed));
           sessionStorage.setItem('vitrail.walked', JSON.stringify(walked));
           sessionStorage.setItem('vitrail.form', JSON.stringify({ prompt: 'a blue heart', n: 4 }));
+          localStorage.setItem('vitrail.codeOrder', JSON.stringify('colour'));
           localStorage.setItem('vitrail.plot', JSON.stringify(plot)); }""",
         [content.ids["four"], content.ids["walk"], plot],
     )

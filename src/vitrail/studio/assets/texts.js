@@ -104,7 +104,6 @@ export const TEXTS = {
   reuse: ["Reuse settings", "沿用设置"],
   how: ["How it was made", "制作信息"],
   star: ["Favourite", "收藏"],
-  unstar: ["No longer a favourite", "取消收藏"],
   download: ["Download", "下载"],
   delete: ["Delete", "删除"],
   deleted: ["Picture deleted.", "图片已删除。"],
