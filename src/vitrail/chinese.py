@@ -57,6 +57,21 @@ prompt {value} names nothing that model {model} draws; it draws {all}
     提示词 {value} 中没有模型 {model} 能画的内容；它能画：{all}
 {name} is not for model {model}, which draws in one pass; leave it out
     {name} 不适用于一步成图的模型 {model}；请去掉该设置
+model {model} draws after another picture; give it as the one control condition \
+(--control condition=PICTURE); given: {given}
+    模型 {model} 依照另一张图片作画；请以 --control condition=图片 给出（只给这一个）；现有：{given}
+control is not for model {model}, which follows no picture; leave it out
+    模型 {model} 不参照图片，不能使用 control；请去掉
+{place} has no autoencoder; give one with --vae
+    {place} 不含自编码器（VAE）；请用 --vae 给出
+{place} has no text encoder; give a whole model
+    {place} 不含文本编码器；请给出完整模型
+{place} is a U-Net alone; give the whole model
+    {place} 只有 U-Net；请给出完整模型
+{place} has weights of 8 bits beside their scales; give the file in 16 or 32 bits
+    {place} 是带缩放系数的 8 位权重；请使用 16 位或 32 位的文件
+the autoencoder gave NaN or infinite values; try another with --vae
+    自编码器输出了 NaN 或无穷大；请用 --vae 换一个
 {folder} is not the built set; run: {command}
     {folder} 不是已构建的数据集；请运行：{command}
 style {value} is unknown; model {model} has no styles, leave it out

@@ -29,6 +29,7 @@ from taming_files import (
 )
 
 from vitrail.backends.convert import convert, write
+from vitrail.chinese import in_chinese
 from vitrail.diffusion_fields import ControlUse
 from vitrail.errors import ArtifactError, InputError
 from vitrail.request_fields import FileRef
@@ -101,8 +102,9 @@ def test_a_model_that_follows_a_picture_is_given_one(tmp_path: Path, name: str) 
         control=(ControlUse(name="condition", picture=FileRef.of("b.png", png(side, 5))),),
     )
     assert picture.tobytes() != other.tobytes()
-    with pytest.raises(InputError, match="give it as the one control condition"):
+    with pytest.raises(InputError, match="give it as the one control condition") as caught:
         drawn(tmp_path / "out")
+    assert "依照另一张图片作画" in (in_chinese(str(caught.value)) or "")
     if name == "smaller":
         with pytest.raises(InputError, match="leave width and height out"):
             drawn(tmp_path / "out", control=(use,), width=40, height=32)

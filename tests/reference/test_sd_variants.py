@@ -12,6 +12,7 @@ from sd_tiny import components, make_vocabulary, single_tensors
 from torch import Tensor
 
 from vitrail.backends.sd.open import open_stable_diffusion
+from vitrail.chinese import in_chinese
 from vitrail.errors import ArtifactError
 
 CLIP = "cond_stage_model.transformer.text_model.embeddings."
@@ -153,4 +154,6 @@ def test_near_misses_are_one_line_that_says_what_to_give(case: str, tmp_path: Pa
     with pytest.raises(ArtifactError, match=line) as caught:
         open_stable_diffusion(path, tokenizer=words)
     assert str(caught.value).startswith(str(path))
+    if case in ("no autoencoder", "no text", "a bare U-Net", "scaled float8"):
+        assert in_chinese(str(caught.value)) is not None
     assert "\n" not in str(caught.value)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from vitrail.errors import ArtifactError, InputError
-from vitrail.store.model_folders import Kind, find, kind_folders, listing, resolve, roots
+from vitrail.store.model_folders import Kind, find, kind_folders, knows, listing, resolve, roots
 from vitrail.store.model_hashes import file_sha256, lora_hash, model_hash
+from vitrail.tasks.loading import checkpoint_place
 
 
 @pytest.fixture
@@ -88,12 +89,17 @@ def test_names(home: Path, web_ui: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     drawn = web_ui / "models/Stable-diffusion/anime/drawn.ckpt"
     for name in ("anime/drawn", "drawn", "drawn.ckpt", "Anime\\DRAWN", "drawn.ckpt [6ce0161689]", " drawn "):
         assert find("checkpoint", name) == drawn
+        assert knows("checkpoint", name)
+        assert checkpoint_place(name) == drawn  # and it is so that --model takes it
+    assert not knows("checkpoint", "drawing")
+    assert checkpoint_place("drawing.ckpt") is None
     put(web_ui / "models/Stable-diffusion/other/drawn.safetensors")
     with pytest.raises(InputError, match="several files are called") as caught:
         find("checkpoint", "drawn")
     assert "anime/drawn.ckpt, other/drawn.safetensors" in str(caught.value)
     assert find("checkpoint", "anime/drawn") == drawn
     assert find("checkpoint", "drawn.ckpt") == drawn
+    assert knows("checkpoint", "drawn")
     with pytest.raises(InputError, match="there is photo"):
         find("checkpoint", "foto")
     monkeypatch.delenv("VITRAIL_MODEL_FOLDERS")

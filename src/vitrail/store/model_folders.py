@@ -21,7 +21,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -30,7 +30,7 @@ from vitrail.errors import InputError
 from vitrail.files import shown
 from vitrail.store import artifacts
 
-__all__ = ["CONFIG_NAME", "Found", "Kind", "find", "kind_folders", "listing", "resolve", "roots"]
+__all__ = ["CONFIG_NAME", "Found", "Kind", "find", "kind_folders", "knows", "listing", "resolve", "roots"]
 
 Kind = Literal["checkpoint", "lora", "vae", "embedding", "upscaler", "controlnet"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -124,17 +124,28 @@ def find(kind: Kind, name: str) -> Path:
     that several files have.
     """
     items = listing(kind)
+    hits = _hits(items, name)
+    if len(hits) == 1:
+        return hits[0].path
+    raise InputError(_several(kind, name, hits) if hits else _missing(kind, name, items))
+
+
+def knows(kind: Kind, name: str) -> bool:
+    """Whether :func:`find` would find something of that name, be it several files."""
+    return bool(_hits(listing(kind), name))
+
+
+def _hits(items: Sequence[Found], name: str) -> list[Found]:
+    """Those that are called ``name``: by the whole name first, and in its own case."""
     wanted = re.sub(r"\s*\[[0-9a-fA-F]{6,64}\]\s*$", "", name.strip()).replace("\\", "/")
     folds: tuple[Callable[[str], str], ...] = (str, str.casefold)
     for fold in folds:
         for part in ("name", "short"):
             hits = [item for item in items if fold(wanted) in _spellings(fold, item, part)]
             files = {os.path.realpath(item.path): item for item in hits}
-            if len(files) == 1:
-                return next(iter(files.values())).path
             if files:
-                raise InputError(_several(kind, name, list(files.values())))
-    raise InputError(_missing(kind, name, items))
+                return list(files.values())
+    return []
 
 
 def resolve(kind: Kind, name_or_path: str | Path) -> Path:

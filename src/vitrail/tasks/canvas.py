@@ -137,7 +137,9 @@ class Canvas:
         else:
             pixels = self._decoded(z, check).float()
         if not bool(torch.isfinite(pixels).all()):
-            raise NonFiniteError("the autoencoder gave NaN or infinite values; try --precision float32")
+            # That of Stable Diffusion runs in float32 whatever is asked for: another one may help.
+            remedy = "--precision float32" if isinstance(self.model, PixelModel) else "another with --vae"
+            raise NonFiniteError(f"the autoencoder gave NaN or infinite values; try {remedy}")
         return pixels
 
     def look(self, z: Tensor) -> Tensor:

@@ -270,8 +270,7 @@ def checkpoint_place(name: str) -> Path | None:
             return None
     except (OSError, ValueError, RuntimeError):
         return None  # no path at all; and what is no path is no file's name
-    items = [item for item in model_folders.listing("checkpoint") if name in (item.name, item.short)]
-    return model_folders.find("checkpoint", name) if items else None
+    return model_folders.find("checkpoint", name) if model_folders.knows("checkpoint", name) else None
 
 
 def _holds_checkpoint(path: Path) -> bool:
