@@ -185,3 +185,23 @@ def test_errors_come_in_the_readers_language(served: Any) -> None:
     assert "超出范围" in served.http.post("/api/studio/chinese", json=line).json()["text"]
     odd = {"text": "a line without a translation"}
     assert served.http.post("/api/studio/chinese", json=odd).json() == odd
+
+
+def test_a_finished_model_is_kept_once_and_listed(
+    tmp_path: Path, make_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITRAIL_HOME", str(tmp_path / "home"))
+    run = tmp_path / "work" / "runs" / "mine"
+    run.mkdir(parents=True)
+    (run / "recipe.toml").write_text('kind = "text_to_image"\n')
+    make_model(run / "model")
+    with serve_studio(tmp_path, workers=0) as server:
+        (row,) = server.http.get("/api/studio/runs").json()
+        assert (row["state"], row["share"], row["model"]) == ("finished", 1.0, True)
+        names = [server.http.post(f"/api/studio/runs/{row['id']}/keep", json={}).json()["name"] for _ in "12"]
+        assert names == ["mine", "mine"]
+        listed = {one["name"]: one for one in server.http.get("/api/studio/models").json()}
+        assert listed["mine"]["draws"]
+        assert server.http.post("/api/jobs", json={"prompt": "x", "model": "mine"}).status_code == 202
+        assert server.http.post("/api/studio/models/remove", json={"name": "mine"}).status_code == 200
+        assert "mine" not in {one["name"] for one in server.http.get("/api/studio/models").json()}
