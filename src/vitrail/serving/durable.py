@@ -212,9 +212,7 @@ class _Beside:
                 with contextlib.suppress(OSError):  # it ended at once; that is seen below
                     process.stdin.write(self._settings)
                     process.stdin.flush()
-                os.set_blocking(
-                    process.stdin.fileno(), False
-                )  # one that hangs must not hold up submit()
+                os.set_blocking(process.stdin.fileno(), False)  # one that hangs must not hold up submit()
                 with self._talk:
                     self._process = process
                 lived = 0.0
