@@ -11,6 +11,7 @@ on, so that the two never compete for a core.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -30,7 +31,7 @@ from torch import Tensor
 
 from vitrail.files import cache_folder
 
-__all__ = ["Library", "build", "find_compiler", "library", "pointer", "scratch"]
+__all__ = ["Library", "build", "find_compiler", "give_back", "library", "pointer", "scratch"]
 
 _LOG = logging.getLogger(__name__)
 _SOURCES = Path(__file__).parent / "native"
@@ -167,6 +168,16 @@ def scratch(lib: Library, floats: int) -> Tensor:
         lib.large_pages(held)
         _local.memory = held
     return held
+
+
+def give_back() -> None:
+    """Give memory that was freed, working memory too, back to the system: before what needs much of it.
+
+    Does nothing where the C library is not glibc.
+    """
+    _local.memory = None
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _openmp() -> ctypes.c_void_p | None:

@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from vitrail.errors import ArtifactError
 from vitrail.files import shown
+from vitrail.kernels import give_back
 from vitrail.models.latent import LatentSpec, Posterior
 
 __all__ = ["KLAutoencoder"]
+
+_LARGE = 4 * 48 * 48  # numbers of a latent whose decoder takes hundreds of megabytes
 
 
 class KLAutoencoder(nn.Module):
@@ -54,6 +57,8 @@ class KLAutoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode scaled latents (B, C, h, w) to pictures (B, 3, H, W) float32, not clamped."""
+        if z.device.type == "cpu" and z.numel() >= _LARGE:
+            give_back()  # the peak of a picture is here: what the denoiser has freed is needed now
         with torch.autocast(z.device.type, enabled=False):
             network: Any = self.network
             inner = self.latent.inward(z.float())

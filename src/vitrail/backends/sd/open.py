@@ -86,6 +86,8 @@ def open_stable_diffusion(
             accelerate(parts.unet)
     if accelerated:
         accelerate(parts.autoencoder.network)
+        for tower in parts.text.towers:
+            accelerate(tower.encoder)
     called = re.sub(r"[^A-Za-z0-9._ -]+", "-", name or own).strip(" .-")[:100] or "model"
 
     def digest() -> str:

@@ -1,0 +1,41 @@
+"""Working memory and what was freed go back to the system before a picture's largest need."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vitrail.backends.sd.autoencoder import KLAutoencoder
+from vitrail.kernels import give_back
+from vitrail.kernels.library import library, scratch
+
+
+def test_working_memory_is_made_anew() -> None:
+    found = library()
+    if found is None:
+        give_back()  # nothing to give, and no error
+        return
+    held = scratch(found, 1000)
+    assert scratch(found, 10).data_ptr() == held.data_ptr()
+    give_back()
+    del held
+    assert scratch(found, 10).numel() == 10
+
+
+def test_a_large_decoder_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    made = diffusers.AutoencoderKL(
+        block_out_channels=(32,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+        norm_num_groups=8,
+    )
+    calls: list[None] = []
+    monkeypatch.setattr("vitrail.backends.sd.autoencoder.give_back", lambda: calls.append(None))
+    model = KLAutoencoder(made.eval().requires_grad_(False))
+    with torch.no_grad():
+        model.decode(torch.zeros(1, 4, 8, 8))
+        assert not calls
+        model.decode(torch.zeros(1, 4, 48, 48))
+    assert len(calls) == 1
