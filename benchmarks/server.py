@@ -38,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--pairs", type=int, default=12, help="pictures that are timed each way")
     parser.add_argument("--starts", type=int, default=5, help="starts of the studio")
+    parser.add_argument("--alone", type=int, default=16, help="pictures of the one client that waits")
     options = parser.parse_args()
     found: dict[str, object] = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 1)}
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +51,8 @@ def main() -> None:
             print(f"first pictures {[round(one, 2) for one in firsts]} s", flush=True)
             found |= overhead(client, options.pairs)
             print(f"overhead {found['overhead_ratio']}", flush=True)
-            found |= batching(client, address)
+            found |= batching(client, address, options.alone)
+    found["load_after"] = round(os.getloadavg()[0], 1)
     print(json.dumps(found))
 
 
@@ -143,9 +145,8 @@ def overhead(client: Client, pairs: int) -> dict[str, object]:
     }
 
 
-def batching(client: Client, address: str) -> dict[str, object]:
+def batching(client: Client, address: str, count: int) -> dict[str, object]:
     """64 clients at once against one that waits, and how long others wait for an answer meanwhile."""
-    count = 16
     began = time.perf_counter()
     for seed in range(200, 200 + count):
         client.wait(client.submit(request(seed)).id)

@@ -235,7 +235,8 @@ def test_a_file_is_kept_under_no_name_of_its_sender(world: tuple[Server, Path, P
     bodies = [{"kind": "edit", "prompt": "x", "picture": {"name": name, "data": PNG}} for name in names]
     before = sorted(os.listdir(secret.parent))
     with opened() as paths:
-        answers = call_all(app, [Call("POST", "/api/jobs", json.dumps(body).encode()) for body in bodies])
+        calls = [Call("POST", "/api/jobs", json.dumps(body).encode()) for body in bodies]
+        answers = call_all(app, calls, at_once=2)  # each waits for the disk
     assert outside(paths, served, secret.parent / "home", OWN) == []
     assert sorted(os.listdir(secret.parent)) == before
     for name, answer in zip(names, answers, strict=True):

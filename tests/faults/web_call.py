@@ -75,11 +75,11 @@ async def _call(app: Any, call: Call) -> Answer:
     return Answer(status, found, b"".join(parts))
 
 
-def call_all(app: Any, calls: Iterable[Call]) -> list[Answer]:
-    """Make the calls, some at a time, and return their answers in order. Exceptions come out as they are."""
+def call_all(app: Any, calls: Iterable[Call], at_once: int = 16) -> list[Answer]:
+    """Make the calls, ``at_once`` at a time, and return their answers in order."""
 
     async def all_of_them() -> list[Answer]:
-        room = asyncio.Semaphore(16)
+        room = asyncio.Semaphore(at_once)
 
         async def one(call: Call) -> Answer:
             async with room:

@@ -116,8 +116,8 @@ def command(name: str, folder: Path, *more: str) -> Iterator[tuple[subprocess.Po
     try:
         yield process, f"http://127.0.0.1:{port}", began
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.send_signal(signal.SIGINT if name == "serve" else signal.SIGTERM)
+        process.wait(60)
         assert process.stderr is not None
         process.stderr.close()
 

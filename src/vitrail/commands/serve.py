@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -237,7 +239,10 @@ def serve(
         print(f"vitrail {said} {address}", file=sys.stderr, flush=True)
         if ready is not None:
             ready(address)
-        server.run(sockets=[listening])
+        # uvicorn ends in peace and then raises the signal anew; the engine is to be closed first.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
     return 0
 
 
