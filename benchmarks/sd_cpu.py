@@ -133,7 +133,7 @@ def in_steps(settings: argparse.Namespace, skipped: dict[str, str]) -> dict[str,
     contestant = Contestant("sd_cpp", settings.sd_cpp, settings.threads, settings.clock)
     try:
         got = contestant.ask(
-            what="steps", latents=32 if settings.quick else 64, steps=4, model=settings.model
+            what="steps", latents=32 if settings.quick else 64, steps=2, model=settings.model
         )
     finally:
         contestant.close()
