@@ -13,7 +13,6 @@ from vitrail.commands.options import Flag, parse
 from vitrail.errors import InputError
 
 if TYPE_CHECKING:
-
     from vitrail.recipe import Recipe
     from vitrail.training.runs import Outcome
 
