@@ -9,6 +9,7 @@ queries return SQLITE_BUSY"). On PostgreSQL rows are locked by the statements th
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,11 @@ class Database:
         )
         if self.sqlite:
             ensure_folder(Path(str(address.database)).parent)
+        # SQLite lets one writer in and has the others sleep and ask again, so that an unlucky thread among many
+        # may wait for ever; threads of one process take turns here instead.
+        self._turn: contextlib.AbstractContextManager[object] = (
+            threading.Lock() if self.sqlite else contextlib.nullcontext()
+        )
         self._engine = self._connect(address, durable=True)
         self._live = self._connect(address, durable=False)
 
@@ -81,7 +87,7 @@ class Database:
         """
         engine = self._engine if durable else self._live
         writing = engine.execution_options(vitrail_write=True)
-        with self._errors(), writing.connect() as connection, connection.begin():
+        with self._errors(), self._turn, writing.connect() as connection, connection.begin():
             if not durable and not self.sqlite:
                 connection.execute(sa.text("SET LOCAL synchronous_commit = off"))
             yield connection
