@@ -34,7 +34,9 @@ from vitrail.models.perceptual import (
     origin_of,
 )
 
-BUILT = (cache_folder() / "networks" / LPIPS_FILE).is_file()
+# Read here: within tests the cache is a folder of the run.
+NETWORKS = cache_folder() / "networks"
+BUILT = (NETWORKS / LPIPS_FILE).is_file()
 needs_networks = pytest.mark.skipif(not BUILT, reason="vitrail data build networks was not run here")
 
 
@@ -91,7 +93,7 @@ def test_lpips_formula_equals_torchmetrics(monkeypatch: pytest.MonkeyPatch, size
 
 @needs_networks
 def test_heads_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = load_lpips()
+    ours = load_lpips(NETWORKS)
     theirs = reference_lpips(ours, monkeypatch)
     for head, lin in zip(ours.heads, theirs.lins, strict=True):
         assert torch.equal(head, lin.model[-1].weight.reshape(-1))
@@ -100,7 +102,7 @@ def test_heads_are_the_published_ones(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_networks
 def test_real_lpips_gives_the_values_of_the_lpips_package() -> None:
     skimage_data = pytest.importorskip("skimage.data")
-    ours = load_lpips()
+    ours = load_lpips(NETWORKS)
     # First kernel and biases of torchvision's vgg16-397923af.pth.
     first = ours.stages[0][0]  # type: ignore[index]
     torch.testing.assert_close(
@@ -203,7 +205,7 @@ def test_efficientnet_equals_its_source(reference_efficientnet: EfficientNet, si
 @needs_networks
 def test_real_efficientnet_knows_a_cat_and_an_espresso() -> None:
     skimage_data = pytest.importorskip("skimage.data")
-    network = load_efficientnet()
+    network = load_efficientnet(NETWORKS)
     photographs = [skimage_data.cat(), skimage_data.coffee()]
     x = to_tensor([Image.fromarray(p).resize((224, 224), Image.Resampling.BICUBIC) for p in photographs])
     assert network(x).argmax(1).tolist() == [285, 967]  # ImageNet: Egyptian cat, espresso

@@ -154,7 +154,8 @@ HOSTILE_YAML = {
     "python name": "model: !!python/name:os.system",
     "python module": "a: !!python/module:antigravity",
     "unknown tag": "a: !mine {b: 1}",
-    "billion laughs": "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]",
+    "billion laughs": "a0: &a0 [x, x]\n"
+    + "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)),
     "an alias to itself": "a: &a [*a]",
     "a deep list": "a: " + "[" * 5000 + "]" * 5000,
     "deep tables": "\n".join("  " * depth + "a:" for depth in range(100)),
