@@ -43,9 +43,12 @@ def lib() -> Library:
     return found
 
 
-def error(made: Tensor, wanted: Tensor) -> float:
+def error(made: Tensor, wanted: Tensor, scale: Tensor | None = None) -> float:
+    """Relative to ``wanted``, or to ``scale``: the sums of absolute products, which do not cancel."""
     assert made.shape == wanted.shape
-    return float((made.double() - wanted).norm() / wanted.norm().clamp_min(1e-30))
+    return float(
+        (made.double() - wanted).norm() / (wanted if scale is None else scale).norm().clamp_min(1e-30)
+    )
 
 
 def kept(made: Tensor, weight: Tensor) -> bool:
@@ -213,7 +216,9 @@ def test_direct_on_any_shape(
         y_borders=Borders(padding, padding), x_borders=Borders(padding, padding), residual=residual,
         slope=slope,
     )  # fmt: skip
-    assert error(made, functional.leaky_relu(wanted, slope)) < EXACT
+    # A picture of one pixel may be one sum that cancels; its rounding is that of what was added up.
+    scale = functional.conv2d(x.double().abs(), weight.double().abs(), stride=stride, padding=padding)
+    assert error(made, functional.leaky_relu(wanted, slope), scale) < EXACT / 3
 
 
 def test_direct_deeper_than_one_gathering(lib: Library) -> None:

@@ -23,6 +23,9 @@ from vitrail.samplers import (
     simple,
 )
 
+#: Schedules of trained times that leave out the last ones, so that they begin below the largest sigma.
+BELOW = ("leading", "lcm")
+
 PATHS: list[NoisePath] = [VP(), Flow(), VP(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")]
 
 
@@ -30,11 +33,14 @@ PATHS: list[NoisePath] = [VP(), Flow(), VP(beta_start=0.0001, beta_end=0.02, bet
 @given(name=st.sampled_from(sorted(SCHEDULES)), index=st.integers(0, 2), steps=st.integers(1, 1000))
 def test_every_schedule_falls_from_the_largest_sigma_to_zero(name: str, index: int, steps: int) -> None:
     path = PATHS[index]
+    if name == "lcm":
+        steps = min(steps, 50)  # the times that an LCM was taught
     sigmas = SCHEDULES[name](steps, path)
     assert sigmas.shape == (steps + 1,)
     assert sigmas.dtype == torch.float32
-    assert sigmas[0].item() == pytest.approx(path.sigma_max, rel=1e-6)
-    assert sigmas[0].item() <= path.sigma_limit
+    if name not in BELOW:
+        assert sigmas[0].item() == pytest.approx(path.sigma_max, rel=1e-6)
+    assert 0 < sigmas[0].item() <= path.sigma_limit
     assert sigmas[-1].item() == 0.0
     assert bool((sigmas[1:] < sigmas[:-1]).all())
 
