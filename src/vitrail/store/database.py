@@ -60,8 +60,8 @@ class Database:
         )
         if self.sqlite:
             ensure_folder(Path(str(address.database)).parent)
-        # SQLite lets one writer in and has the others sleep and ask again, so that an unlucky thread among many
-        # may wait for ever; threads of one process take turns here instead.
+        # SQLite lets one writer in and has the others sleep and ask again, so that an unlucky thread among
+        # many may wait for ever; threads of one process take turns here instead.
         self._turn: contextlib.AbstractContextManager[object] = (
             threading.Lock() if self.sqlite else contextlib.nullcontext()
         )
