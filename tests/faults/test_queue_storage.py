@@ -196,6 +196,7 @@ def test_a_plain_begin_would_find_it_locked(engine: DurableEngine, monkeypatch: 
         return real(self, "BEGIN" if statement == "BEGIN IMMEDIATE" else statement, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sa.Connection, "exec_driver_sql", plain)
+    monkeypatch.setattr(engine.database, "_turn", contextlib.nullcontext())  # threads take turns otherwise
     errors: list[BaseException] = []
 
     def submit(number: int) -> None:
