@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from vitrail.codes_schema import TOKEN_MODEL
 from vitrail.commands.language import Language, Text
-from vitrail.commands.options import Flag, parse, whole
+from vitrail.commands.options import Device, Flag, parse, whole
 from vitrail.commands.screen import Screen
 from vitrail.errors import DataError, InputError
 from vitrail.files import shown
@@ -67,9 +67,7 @@ class Options:
         str,
         Flag(Text("How many codes to show, the most used first.", "展示多少个编码，按使用频率排列。"), "INT"),
     ] = "256"
-    device: Annotated[
-        str, Flag(Text("auto, cpu, cuda, cuda:0 or mps.", "auto、cpu、cuda、cuda:0 或 mps。"), "NAME")
-    ] = "auto"
+    device: Device = "auto"
     quiet: Annotated[bool, Flag(Text("Print nothing but the path.", "只输出图片路径。"), short="-q")] = False
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 
 from vitrail.commands.language import Text
-from vitrail.commands.options import Flag
+from vitrail.commands.options import Flag, Precision
 from vitrail.commands.token_options import PictureOptions, read_file, setting
 from vitrail.edit_schema import EditRequest
 from vitrail.errors import InputError
@@ -52,16 +52,7 @@ class SamplingOptions(AddonOptions):
     sampler: Annotated[str | None, _flag("sampler", "NAME")] = None
     schedule: Annotated[str | None, _flag("schedule", "NAME")] = None
     shift: Annotated[str | None, _flag("shift", "FLOAT")] = None
-    precision: Annotated[
-        str,
-        Flag(
-            Text(
-                "auto, float32 or bfloat16; auto takes bfloat16 where the machine is fast with it.",
-                "auto、float32 或 bfloat16；auto 在硬件支持时用 bfloat16。",
-            ),
-            "NAME",
-        ),
-    ] = "auto"
+    precision: Precision = "auto"
     preview_every: Annotated[
         str | None,
         Flag(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from vitrail import schema
 from vitrail.commands.diffusion_options import settings_of
 from vitrail.commands.language import Language, Text
-from vitrail.commands.options import Flag, parse, whole
+from vitrail.commands.options import Device, Flag, Precision, parse, whole
 from vitrail.commands.screen import Screen
 from vitrail.errors import InputError
 from vitrail.files import shown
@@ -134,19 +134,8 @@ class Options:
             "INT",
         ),
     ] = None
-    device: Annotated[
-        str, Flag(Text("auto, cpu, cuda, cuda:0 or mps.", "auto、cpu、cuda、cuda:0 或 mps。"), "NAME")
-    ] = "auto"
-    precision: Annotated[
-        str,
-        Flag(
-            Text(
-                "auto, float32 or bfloat16; auto takes bfloat16 where the machine is fast with it.",
-                "auto、float32 或 bfloat16；auto 在硬件支持时用 bfloat16。",
-            ),
-            "NAME",
-        ),
-    ] = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
     quiet: Annotated[bool, Flag(Text("Print nothing but the paths.", "只输出图片路径。"), short="-q")] = False
 
 

@@ -20,7 +20,7 @@ from vitrail.commands.language import Language, Text
 from vitrail.errors import InputError
 from vitrail.files import shown
 
-__all__ = ["Flag", "parse", "pick", "whole"]
+__all__ = ["Device", "Flag", "Precision", "parse", "pick", "whole"]
 
 Options = TypeVar("Options")
 
@@ -49,6 +49,24 @@ class Flag:
     metavar: str | None = None
     short: str | None = None
     positional: bool = False
+
+
+Device = Annotated[
+    str, Flag(Text("auto, cpu, cuda, cuda:0 or mps.", "auto、cpu、cuda、cuda:0 或 mps。"), "NAME")
+]
+"""Where the networks run."""
+
+Precision = Annotated[
+    str,
+    Flag(
+        Text(
+            "auto, float32 or bfloat16; auto takes bfloat16 where the machine is fast with it.",
+            "auto、float32 或 bfloat16；auto 在硬件支持时用 bfloat16。",
+        ),
+        "NAME",
+    ),
+]
+"""In which numbers they run."""
 
 
 def parse(

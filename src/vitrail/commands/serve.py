@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from vitrail.commands.language import Language, Text
-from vitrail.commands.options import Flag, parse, whole
+from vitrail.commands.options import Device, Flag, parse, whole
 from vitrail.errors import InputError, MissingExtraError
 from vitrail.files import shown
 from vitrail.serving.http_hosts import check_bind, is_loopback
@@ -134,9 +134,7 @@ class Options:
             "INT",
         ),
     ] = "1"
-    device: Annotated[
-        str, Flag(Text("cpu, cuda, cuda:1, mps or auto.", "cpu、cuda、cuda:1、mps 或 auto。"), "NAME")
-    ] = "auto"
+    device: Device = "auto"
     memory: Annotated[
         str | None,
         Flag(

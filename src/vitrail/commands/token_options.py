@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from vitrail import codes_schema, schema
 from vitrail.commands.language import Text
-from vitrail.commands.options import Flag, whole
+from vitrail.commands.options import Device, Flag, whole
 from vitrail.commands.screen import Screen
 from vitrail.errors import InputError
 from vitrail.request_fields import FileRef
@@ -63,9 +63,7 @@ class CodesOptions:
             "NAME",
         ),
     ] = codes_schema.TOKEN_MODEL
-    device: Annotated[
-        str, Flag(Text("auto, cpu, cuda, cuda:0 or mps.", "auto、cpu、cuda、cuda:0 或 mps。"), "NAME")
-    ] = "auto"
+    device: Device = "auto"
     quiet: Annotated[bool, Flag(Text("Print nothing but the paths.", "只输出文件路径。"), short="-q")] = False
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vitrail.commands.language import Language, Text
-from vitrail.commands.options import Flag, parse
+from vitrail.commands.options import Device, Flag, parse
 from vitrail.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ class Options:
         ),
     ] = None
     dry_run: Annotated[bool, Flag(Text("Print the whole recipe and stop.", "输出完整配方后退出。"))] = False
-    device: Annotated[
-        str, Flag(Text("auto, cpu, cuda, cuda:0 or mps.", "auto、cpu、cuda、cuda:0 或 mps。"), "NAME")
-    ] = "auto"
+    device: Device = "auto"
     quiet: Annotated[bool, Flag(Text("No progress.", "不显示进度。"), short="-q")] = False
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from vitrail.commands.language import Language, Text
-from vitrail.commands.options import Flag, parse, whole
+from vitrail.commands.options import Device, Flag, Precision, parse, whole
 from vitrail.commands.serve import data_folder
 from vitrail.errors import InputError, MissingExtraError
 
@@ -60,19 +60,8 @@ class Options:
             "FOLDER",
         ),
     ] = None
-    device: Annotated[
-        str, Flag(Text("cpu, cuda, cuda:1, mps or auto.", "cpu、cuda、cuda:1、mps 或 auto。"), "NAME")
-    ] = "auto"
-    precision: Annotated[
-        str,
-        Flag(
-            Text(
-                "auto, float32 or bfloat16; auto takes bfloat16 where the machine is fast with it.",
-                "auto、float32 或 bfloat16；auto 在硬件支持时用 bfloat16。",
-            ),
-            "NAME",
-        ),
-    ] = "auto"
+    device: Device = "auto"
+    precision: Precision = "auto"
     memory: Annotated[
         str | None,
         Flag(
