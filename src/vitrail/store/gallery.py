@@ -31,7 +31,7 @@ from vitrail.store.gallery_search import find_postgres, find_sqlite
 from vitrail.store.gallery_tables import FTS, PICTURES, TABLES, facet, fts_query, marked, searchable, ts_query
 from vitrail.store.shared_folder import SharedFolder
 
-__all__ = ["Gallery", "Page", "Picture", "picture_id"]
+__all__ = ["ID_PATTERN", "Gallery", "Page", "Picture", "picture_id"]
 
 MAX_PAGE = 500
 SIDES = (16, 1024)
@@ -39,7 +39,10 @@ SIDES = (16, 1024)
 
 SUFFIXES = (".png", ".jpg", ".webp")
 
-_ID = re.compile(r"[0-9a-z]{8,64}")
+ID_PATTERN = "[0-9a-z]{8,64}"
+"""What a picture's id looks like."""
+
+_ID = re.compile(ID_PATTERN)
 _MAX_PIXELS = 100_000_000  # of a picture of our own; a sheet of many is larger than one that is taken in
 
 

@@ -14,6 +14,7 @@ from vitrail.chinese import in_chinese
 from vitrail.errors import InputError
 from vitrail.request_fields import Model, Name, Word
 from vitrail.schema import SAMPLER_LABELS, SCHEDULE_LABELS, TextToImageRequest, describe
+from vitrail.store.gallery import ID_PATTERN
 from vitrail.studio.codebook import make_codebook
 from vitrail.studio.folders import MAX_PICTURE, body_of, make_folders
 from vitrail.studio.places import Places
@@ -25,7 +26,7 @@ from vitrail.studio.vote_book import VoteBook
 
 __all__ = ["make_router", "settings_of_picture"]
 
-PictureId = Annotated[str, Field(pattern=r"^[0-9a-z]{8,64}$")]
+PictureId = Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
 
 _TAKEN = (
     "prompt",
