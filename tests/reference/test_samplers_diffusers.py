@@ -94,11 +94,42 @@ VP_SCHEDULERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "heun": (diffusers.HeunDiscreteScheduler, {}),
     "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
     "dpmpp_2m_sde": (diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_sde": (diffusers.DPMSolverSDEScheduler, {}),
     "unipc": (diffusers.UniPCMultistepScheduler, {}),
     "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
     "lcm": (diffusers.LCMScheduler, {}),
 }
+TWICE = ("heun", "dpmpp_sde")  # their schedulers list the inner sigmas twice
 ONE_SCALE = ("dpmpp_2m", "dpmpp_2m_sde", "unipc", "ddim", "lcm")  # these keep the DDPM state
+
+
+class BrownianMotion:
+    """What diffusers' DPM++ SDE asks for noise in place of its own: to the middle of a step, then to its end.
+
+    The end shares with the middle what an Ornstein-Uhlenbeck process that begins at 0 does: the middle is
+    worth exp(-h/2) of itself at the end, where the variance is 1 - exp(-2h), and 1 - exp(-h) in the middle.
+    """
+
+    def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
+        self.draw, self.middle = draw, torch.empty(0)
+
+    def __call__(self, start: Tensor, end: Tensor) -> Tensor:
+        fresh = self.draw(torch.empty(SHAPE))
+        if len(self.middle) == 0:
+            self.middle = fresh
+            return fresh
+        h = (start.double() / end.double()).log()
+        correlation = torch.exp(-h / 2) * ((1 - torch.exp(-h)) / (1 - torch.exp(-2 * h))).sqrt()
+        both = correlation * self.middle + (1 - correlation**2).sqrt() * fresh
+        self.middle = torch.empty(0)
+        return both.float()
+
+
+def with_middles(sigmas: Tensor) -> Tensor:
+    """Where DPM++ SDE evaluates on the VP path: every sigma but 0, and between two of them."""
+    return torch.cat(
+        [torch.stack([sigmas[:-2], (sigmas[:-2] * sigmas[1:-1]).sqrt()], 1).flatten(), sigmas[-2:-1]]
+    )
 
 
 def vp_difference(name: str, steps: int, prediction: str, options: dict[str, Any], **ours: Any) -> float:
@@ -112,14 +143,17 @@ def vp_difference(name: str, steps: int, prediction: str, options: dict[str, Any
         per_call = torch.cat([((1 - kept) / kept).sqrt(), torch.zeros(1)])
     else:
         per_call = scheduler.sigmas
-    sigmas = torch.unique_consecutive(per_call)  # Heun's scheduler lists the inner ones twice
+    sigmas = torch.unique_consecutive(per_call)
     assert len(sigmas) == steps + 1
     if name == "heun":  # a second evaluation happens at the sigma that the trial step reached
         per_call = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2)])
+    elif name == "dpmpp_sde":
+        per_call = with_middles(sigmas)
+        scheduler.noise_sampler = BrownianMotion(noise_source())
 
     eta = ours.get("eta")
     step: dict[str, Any] = {} if eta is None else {"eta": eta}
-    if SAMPLERS[name].stochastic or eta:
+    if (SAMPLERS[name].stochastic and name != "dpmpp_sde") or eta:
         step["generator"] = torch.Generator().manual_seed(2)
     unit = (1 + sigmas[0] ** 2).sqrt()
     x = start() * unit
@@ -145,7 +179,7 @@ def test_vp(name: str, steps: int, prediction: str) -> None:
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_sde", "unipc"])
 def test_vp_on_karras_sigmas(name: str, prediction: str) -> None:
     assert vp_difference(name, 25, prediction, KARRAS) <= TOLERANCE
 
@@ -207,7 +241,7 @@ def flow_reference(name: str, steps: int, shift: float) -> tuple[Any, Tensor]:
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 @pytest.mark.parametrize("steps", [4, 20])
-@pytest.mark.parametrize("name", list(SAMPLERS))
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "dpmpp_sde"])
 def test_flow(name: str, steps: int, shift: float) -> None:
     assert "flow" in SAMPLERS[name].paths
     scheduler, per_call = flow_reference(name, steps, shift)
@@ -223,6 +257,30 @@ def test_flow(name: str, steps: int, shift: float) -> None:
     path: NoisePath = Flow()
     denoiser = from_network(network, path, "flow")
     ours = SAMPLERS[name].function(denoiser, start(), sigmas, path=path, noise=noise_source())
+    assert difference(ours, theirs) <= TOLERANCE
+
+
+@pytest.mark.parametrize("steps", [4, 20])
+def test_flow_is_vp_in_other_coordinates(steps: int) -> None:
+    """diffusers has DPM++ SDE for VP alone. x / alpha on flow is the state on VP, at sigma / alpha."""
+    times = torch.linspace(0.98, 0, steps + 1, dtype=torch.float64)
+    network, path = random_network(), Flow()
+    sigmas = (times / (1 - times)).float()
+    scheduler = diffusers.DPMSolverSDEScheduler(**TRAILING)
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas = torch.cat([sigmas[:1], sigmas[1:-1].repeat_interleave(2), sigmas[-1:]])
+    scheduler.noise_sampler = BrownianMotion(noise_source())
+
+    def evaluate(scaled: Tensor, level: Tensor) -> Tensor:
+        """The noise that the flow network sees in a state of VP."""
+        spread = level[0]
+        time, state = level / (1 + level), scaled * (1 + spread**2).sqrt()
+        x = state * (1 - time[0])
+        return (state - path.to_x0(network(x, time), x, time, "flow")) / spread
+
+    theirs = walk(scheduler, start() * (1 + sigmas[0]), evaluate, with_middles(sigmas))
+    denoiser = from_network(network, path, "flow")
+    ours = SAMPLERS["dpmpp_sde"].function(denoiser, start(), times, path=path, noise=noise_source())
     assert difference(ours, theirs) <= TOLERANCE
 
 

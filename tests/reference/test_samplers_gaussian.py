@@ -56,7 +56,7 @@ def moments(
     function: Any, denoiser: Denoiser, path: NoisePath, sigmas: Tensor, **options: Any
 ) -> tuple[float, float]:
     """Return the exact mean and standard deviation of the result, from the exact starting distribution."""
-    rows = len(sigmas) + 2
+    rows = 2 * len(sigmas) + 2  # DPM++ SDE draws twice a step
     x = torch.zeros(rows, 1, 1, 1, dtype=torch.float64)
     x[1] = 1.0
     draws = 0
@@ -130,6 +130,48 @@ def check_limit(function: Any, path: NoisePath, **options: Any) -> None:
 @pytest.mark.parametrize(("name", "path_name"), STOCHASTIC)
 def test_stochastic_solvers_reach_mean_and_variance(name: str, path_name: str) -> None:
     check_limit(SAMPLERS[name].function, PATHS[path_name])
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.9, 0.2), (0.5, 0.45), (1.0, 0.4)])
+@pytest.mark.parametrize("path_name", list(PATHS))
+def test_middle_and_end_of_a_dpmpp_sde_step_are_one_motion(path_name: str, start: float, end: float) -> None:
+    """With a constant answer the state is an Ornstein-Uhlenbeck process: from the middle to the end its noise
+    is damped as everything is, and what is added has nothing to do with it."""
+    path = PATHS[path_name]
+    x = torch.zeros(4, 1, dtype=torch.float64)
+    x[1] = 1.0  # rows: the constant, the response to the start, to the first draw, to the second
+    seen: list[tuple[Tensor, float]] = []
+    draws = iter((2, 3))
+
+    def constant(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append((x.flatten(), float(sigma[0])))
+        return torch.full_like(x, MU)
+
+    def noise(like: Tensor) -> Tensor:
+        eps = torch.zeros_like(like)
+        eps[next(draws)] = 1.0
+        return eps
+
+    sigmas = torch.tensor([start, end], dtype=torch.float64)
+    result = SAMPLERS["dpmpp_sde"].function(constant, x, sigmas, path=path, noise=noise).flatten()
+    (_, first), (middle, between) = seen
+    assert first == start > between > end
+
+    def damped(high: float, low: float) -> float:
+        return low / high * math.exp(path.log_snr(high) - path.log_snr(low))
+
+    def grown(high: float, low: float) -> float:
+        return low**2 * (1 - math.exp(2 * (path.log_snr(high) - path.log_snr(low))))
+
+    for state, level in ((middle, between), (result, end)):
+        answer = state - state[0]
+        assert float(answer[1]) == pytest.approx(damped(start, level), abs=1e-12)
+        assert float((answer[2:] ** 2).sum()) == pytest.approx(grown(start, level), abs=1e-12)
+        assert float(state[0]) == pytest.approx(
+            (path.alpha(level) - damped(start, level) * path.alpha(start)) * MU
+        )
+    covariance = float((middle - middle[0])[2:] @ (result - result[0])[2:])
+    assert covariance == pytest.approx(damped(between, end) * grown(start, between), abs=1e-12)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])

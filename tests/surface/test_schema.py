@@ -257,6 +257,7 @@ def test_text_is_stripped_and_keeps_what_people_write() -> None:
     [
         ("DPM++ 2M", "dpmpp_2m"),
         ("dpmpp-2m-sde", "dpmpp_2m_sde"),
+        ("DPM++ SDE", "dpmpp_sde"),
         ("Euler a", "euler_ancestral"),
         ("UniPC", "unipc"),
     ],

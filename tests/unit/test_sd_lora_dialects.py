@@ -112,6 +112,53 @@ def test_numbers_of_every_type(alpha: Tensor | None, kinds: str, tmp_path: Path)
     assert torch.allclose(found.delta(torch.zeros(32, 32)), scale * up.float() @ down.float(), atol=1e-6)
 
 
+FORMS: dict[str, tuple[dict[str, tuple[int, ...]], float]] = {
+    # the factors of a 32 x 32 weight, and what alpha 3 is divided by
+    "LoCon": ({"lora_down.weight": (2, 32), "lora_up.weight": (32, 2)}, 2),
+    "LoHa": ({f"hada_w{n}_{x}": (32, 2) if x == "a" else (2, 32) for n in "12" for x in "ab"}, 2),
+    "LoKr": ({"lokr_w1": (4, 4), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 8)}, 2),
+    "LoKr, whole": ({"lokr_w1": (4, 4), "lokr_w2": (8, 8)}, 3),  # without a rank alpha means nothing
+}
+
+
+def product(form: str, f: dict[str, Tensor]) -> Tensor:
+    """The change of a layer, as LyCORIS's papers and modules have it."""
+    if form == "LoCon":
+        return f["lora_up.weight"] @ f["lora_down.weight"]
+    if form == "LoHa":
+        return (f["hada_w1_a"] @ f["hada_w1_b"]) * (f["hada_w2_a"] @ f["hada_w2_b"])
+    second = f["lokr_w2"] if "lokr_w2" in f else f["lokr_w2_a"] @ f["lokr_w2_b"]
+    return torch.kron(f["lokr_w1"], second)
+
+
+@pytest.mark.parametrize("scalar", [torch.tensor(-0.4), torch.tensor([0.0]), None], ids=str)
+@pytest.mark.parametrize("form", list(FORMS))
+def test_the_learned_number_of_lycoris_is_multiplied_in(
+    form: str, scalar: Tensor | None, tmp_path: Path
+) -> None:
+    shapes, rank = FORMS[form]
+    factors = {name: rand(*shape) for name, shape in shapes.items()}
+    tensors = {f"lora_unet_{flat(SD1)}.{name}": value for name, value in factors.items()}
+    tensors[f"lora_unet_{flat(SD1)}.alpha"] = torch.tensor(3.0)
+    if scalar is not None:
+        tensors[f"lora_unet_{flat(SD1)}.scalar"] = scalar
+    save_file(tensors, tmp_path / "l.safetensors")
+    match = match_lora(read_lora(tmp_path / "l.safetensors"), networks("sd1"))
+    assert match.hint is None
+    [found] = match.layers.values()
+    wanted = product(form, factors) * (3 / rank) * (1.0 if scalar is None else float(scalar))
+    assert torch.allclose(found.delta(torch.zeros(32, 32)), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [torch.tensor(float("nan")), torch.ones(2)], ids=["nan", "two"])
+def test_a_learned_number_that_is_none_is_told(value: Tensor, tmp_path: Path) -> None:
+    name = f"lora_unet_{flat(SD1)}"
+    tensors = {f"{name}.lora_down.weight": rand(2, 32), f"{name}.lora_up.weight": rand(32, 2)}
+    save_file({**tensors, f"{name}.scalar": value}, tmp_path / "l.safetensors")
+    with pytest.raises(ArtifactError, match=r"\.scalar' is not one finite number"):
+        read_lora(tmp_path / "l.safetensors")
+
+
 def test_an_embedding_in_the_bundle_is_said_not_to_be_used(tmp_path: Path) -> None:
     tensors = {
         f"unet.{SD1}.lora_A.weight": rand(2, 32),

@@ -85,6 +85,10 @@ class NoisePath(Protocol):
         """
         ...
 
+    def sigma_at(self, log_snr: float) -> float:
+        """Return the sigma at which :meth:`log_snr` is ``log_snr``."""
+        ...
+
     def noised(self, x0: Tensor, eps: Tensor, sigma: float | Tensor) -> Tensor:
         """Return alpha * x0 + sigma * eps."""
         ...
@@ -237,6 +241,10 @@ class VP(_Mixing):
         """Return -log(sigma); infinite at 0."""
         return -math.log(sigma) if sigma > 0 else math.inf
 
+    def sigma_at(self, log_snr: float) -> float:
+        """Return exp(-log_snr)."""
+        return math.exp(-log_snr)
+
     def start(self, eps: Tensor, sigma: float | None = None) -> Tensor:
         """Return sqrt(1 + sigma^2) * eps (``sigma`` defaults to ``sigma_max``): unit variance for the
         network.
@@ -315,6 +323,10 @@ class Flow(_Mixing):
         if sigma <= 0:
             return math.inf
         return math.log((1.0 - sigma) / sigma) if sigma < 1 else -math.inf
+
+    def sigma_at(self, log_snr: float) -> float:
+        """Return 1 / (1 + exp(log_snr))."""
+        return 1.0 / (1.0 + math.exp(log_snr))
 
     def start(self, eps: Tensor, sigma: float | None = None) -> Tensor:
         """Return sigma * eps (``sigma`` defaults to 1, where this is exact)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vitrail.samplers.solvers_multistep import dpmpp_2m, dpmpp_2m_sde, unipc
-from vitrail.samplers.solvers_single import ddim, euler, euler_ancestral, heun, lcm
+from vitrail.samplers.solvers_single import ddim, dpmpp_sde, euler, euler_ancestral, heun, lcm
 from vitrail.samplers.walk import Callback, Noise, Sampler
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ddim",
     "dpmpp_2m",
     "dpmpp_2m_sde",
+    "dpmpp_sde",
     "euler",
     "euler_ancestral",
     "heun",
@@ -55,6 +56,7 @@ SAMPLERS: dict[str, SamplerInfo] = {
     "heun": SamplerInfo(heun, False, _BOTH, 2, "Heun", True),
     "dpmpp_2m": SamplerInfo(dpmpp_2m, False, _BOTH, 1, "DPM-Solver++ (2M)"),
     "dpmpp_2m_sde": SamplerInfo(dpmpp_2m_sde, True, _BOTH, 1, "DPM-Solver++ (2M) SDE"),
+    "dpmpp_sde": SamplerInfo(dpmpp_sde, True, _BOTH, 2, "DPM-Solver++ SDE", True),
     "unipc": SamplerInfo(unipc, False, _BOTH, 1, "UniPC"),
     "ddim": SamplerInfo(ddim, False, _BOTH, 1, "DDIM"),
     "lcm": SamplerInfo(lcm, True, _BOTH, 1, "LCM"),

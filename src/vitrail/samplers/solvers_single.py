@@ -1,4 +1,4 @@
-"""Solvers that look at one state at a time: Euler, Euler ancestral, Heun, DDIM, LCM.
+"""Solvers that look at one state at a time: Euler, Euler ancestral, Heun, DPM++ SDE, DDIM, LCM.
 
 Notation: the state x = alpha * x0 + sigma * eps at ``sigma`` (s in formulas), the next level ``after`` (t).
 Each is written for any path through alpha(sigma); see :class:`vitrail.samplers.walk.Sampler` for the
@@ -16,7 +16,7 @@ from vitrail.samplers.denoisers import Denoiser
 from vitrail.samplers.paths import NoisePath
 from vitrail.samplers.walk import Callback, Noise, Walk
 
-__all__ = ["ddim", "euler", "euler_ancestral", "heun", "lcm"]
+__all__ = ["ddim", "dpmpp_sde", "euler", "euler_ancestral", "heun", "lcm"]
 
 
 def euler(
@@ -100,6 +100,46 @@ def heun(
     return x
 
 
+def dpmpp_sde(
+    denoiser: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    path: NoisePath,
+    noise: Noise | None = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """SDE-DPM-Solver++ with a stop in the middle of each step: Lu et al. 2022, arXiv:2211.01095, equation 18
+    with the x0 of the middle, as algorithm 1 has it for the ODE. Stochastic; others call it DPM++ SDE.
+
+    A first-order step goes to the middle of the step in lambda; the x0 that is predicted there is used for
+    the whole step. Both pieces belong to one Brownian motion: the noise at the end is what is left of the
+    noise in the middle, and fresh noise for the second half. From pure noise (flow, sigma 1), where lambda
+    has no middle, the stop is at lambda_t - 1/2: the mean of lambda under the weight exp(2 lambda) that x0
+    has in the step.
+
+    Two evaluations a step, one in the step to sigma 0, which returns x0 exactly. The callback sees the x0 of
+    the step's first evaluation.
+    """
+    walk = Walk(denoiser, x, sigmas, path, noise, callback, stochastic=True)
+    x = walk.start
+    for sigma, after in walk:
+        x0 = walk.denoise(x, sigma)
+        if after > 0:
+            here, there = path.log_snr(sigma), path.log_snr(after)
+            middle = path.sigma_at((here + there) / 2 if here > -math.inf else there - 0.5)
+            eps = walk.draw(x)
+            better = walk.denoise(_diffuse(path, x, x0, sigma, middle, eps), middle)
+            first, second = _shrink(path, sigma, middle), _shrink(path, middle, after)
+            kept = second**2 * (1.0 - first**2) / (1.0 - (first * second) ** 2)  # share of the variance
+            eps = math.sqrt(kept) * eps + math.sqrt(1.0 - kept) * walk.draw(x)
+            x = _diffuse(path, x, better, sigma, after, eps)
+        else:
+            x = x0
+        walk.finish(x, x0)
+    return x
+
+
 def ddim(
     denoiser: Denoiser,
     x: Tensor,
@@ -167,3 +207,18 @@ def lcm(
 def _slide(x: Tensor, x0: Tensor, sigma: float, after: float) -> Tensor:
     """Follow the slope (x - x0) / sigma from ``sigma`` to ``after``; at 0 that is x0 without rounding."""
     return x0 + (x - x0) * (after / sigma) if after > 0 else x0
+
+
+def _shrink(path: NoisePath, sigma: float, after: float) -> float:
+    """exp(-h), where h is the step in lambda to ``after`` (above 0); 0 from pure noise."""
+    return after * path.alpha(sigma) / (path.alpha(after) * sigma)
+
+
+def _diffuse(path: NoisePath, x: Tensor, x0: Tensor, sigma: float, after: float, eps: Tensor) -> Tensor:
+    """The diffusion SDE from ``sigma`` to ``after`` (above 0) with a constant x0: arXiv:2211.01095, eq. 18.
+
+    (sigma_t / sigma_s) exp(-h) x + alpha_t (1 - exp(-2h)) x0 + sigma_t sqrt(1 - exp(-2h)) eps
+    """
+    shrink = _shrink(path, sigma, after)
+    rest = 1.0 - shrink**2
+    return (after / sigma * shrink) * x + (path.alpha(after) * rest) * x0 + (after * math.sqrt(rest)) * eps

@@ -154,6 +154,7 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(.+)_lora\.down\.weight", "down"),
         (r"(.+)_lora\.up\.weight", "up"),
         (r"(.+)\.alpha", "alpha"),
+        (r"(.+)\.scalar", "scalar"),
         (r"(.+)\.hada_(w[12]_[ab]|t[12])", ""),
         (r"(.+)\.lokr_(w[12](?:_[ab])?|t[12])", "kronecker"),
         (r"(.+)\.diff(?:\.weight)?", "diff"),
@@ -181,15 +182,16 @@ def layers_of(
     """
     found: dict[str, dict[str, Tensor]] = {}
     alphas: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     unread: list[str] = []
     for key, value in tensors.items():
         for ending, kind in _OTHERS.items():
             if ending in key:
                 raise ArtifactError(f"it is a file of {kind}; LoRA, LoCon, LoHa and LoKr are known here")
         layer, factor = _place(key)
-        if factor == "alpha":
+        if factor in ("alpha", "scalar"):
             if value.numel() == 1 and math.isfinite(float(value)):
-                alphas[layer] = float(value)
+                (alphas if factor == "alpha" else scalars)[layer] = float(value)
                 continue
             raise ArtifactError(f"the scale {shown(key, 60)} is not one finite number; the file is damaged")
         if not factor:
@@ -202,9 +204,11 @@ def layers_of(
         found.setdefault(layer, {})[factor] = value
     if not found:
         raise ArtifactError("it holds no LoRA: no names as lora_down, lora_A, hada_w1_a or lokr_w1")
-    return {name: _layer(name, factors, alphas, settings or {}) for name, factors in found.items()}, tuple(
-        unread
-    )
+    layers = {
+        name: _layer(name, factors, alphas, scalars.get(name, 1.0), settings or {})
+        for name, factors in found.items()
+    }
+    return layers, tuple(unread)
 
 
 def _place(key: str) -> tuple[str, str]:
@@ -239,7 +243,11 @@ _NEEDS: tuple[frozenset[str], ...] = tuple(
 
 
 def _layer(
-    name: str, factors: dict[str, Tensor], alphas: Mapping[str, float], settings: Mapping[str, Any]
+    name: str,
+    factors: dict[str, Tensor],
+    alphas: Mapping[str, float],
+    scalar: float,
+    settings: Mapping[str, Any],
 ) -> Layer:
     names = frozenset(factors) - {"mid", "t1", "t2", "dora"}
     if names not in _NEEDS:
@@ -254,7 +262,8 @@ def _layer(
         if alpha is None and "down" in factors:
             alpha, root = _peft_alpha(name, settings)
         scale = 1.0 if alpha is None else alpha / (math.sqrt(rank) if root else rank)
-    layer = Layer(factors, scale)
+    # LyCORIS trained with use_scalar multiplies its product by a number that it learned
+    layer = Layer(factors, scale * scalar)
     try:
         _fit(rank != 0)
         _ = layer.shape

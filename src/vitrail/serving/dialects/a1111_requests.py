@@ -108,6 +108,7 @@ _SAMPLERS = {
     "k_heun": "heun",
     "k_dpmpp_2m": "dpmpp_2m",
     "k_dpmpp_2m_sde": "dpmpp_2m_sde",
+    "k_dpmpp_sde": "dpmpp_sde",
 }
 _SCHEDULES = {"automatic": None, "": None, "uniform": "linspace", "normal": "linspace", "ddim": "leading"}
 _PLAIN_UPSCALERS = ("none", "latent", "lanczos", "nearest")
