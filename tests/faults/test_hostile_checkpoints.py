@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,28 @@ def test_a_flipped_byte_or_a_cut_changes_nothing_silently(
     (weight,) = load_file(folder / "out").values()
     if weight.shape == (4,) and weight.dtype == torch.float32:
         assert torch.equal(weight, torch.arange(4.0))
+
+
+def test_every_changed_byte_of_a_pickle_is_found(tmp_path: Path) -> None:
+    """Also one that would be a sound pickle: a stride of 0, for instance, repeats the first number."""
+    from vitrail.backends.unpacking import extract
+
+    sound = hostile.good()
+    with zipfile.ZipFile(io.BytesIO(sound)) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        program = archive.read(name)
+    first = sound.index(program)
+    for place in range(first, first + len(program)):
+        for value in (0, sound[place] ^ 1):
+            if value == sound[place]:
+                continue
+            (tmp_path / "file").write_bytes(sound[:place] + bytes([value]) + sound[place + 1 :])
+            with (
+                open(tmp_path / "file", "rb") as source,
+                open(tmp_path / "out", "wb") as output,
+                pytest.raises(ArtifactError, match="is damaged: its pickle differs from its checksum"),
+            ):
+                extract(source, output.fileno(), 1 << 20)
 
 
 def test_a_name_that_is_not_known_is_a_placeholder() -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -125,7 +126,10 @@ def _read_zip(file: BinaryIO) -> Parts:
     pickle = members[pickles[0]]
     if pickle.size > MAX_PICKLE:
         raise ArtifactError(f"its pickle has {pickle.size} bytes; allowed are {MAX_PICKLE}")
-    reading = read_inert(os.pread(file.fileno(), pickle.size, pickle.start))
+    program = os.pread(file.fileno(), pickle.size, pickle.start)
+    if zlib.crc32(program) != pickle.crc:
+        raise ArtifactError("is damaged: its pickle differs from its checksum; get the file again")
+    reading = read_inert(program)
     start = f"{root}data/"
     blocks = {name.removeprefix(start): block for name, block in members.items() if name.startswith(start)}
     return Parts(reading.value, blocks, frozenset(reading.foreign))

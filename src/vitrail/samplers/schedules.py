@@ -98,12 +98,14 @@ def leading(steps: int, path: NoisePath = _FLOW) -> Tensor:
     """Training times 1 + i * (train_steps // steps), which stop short of the last one.
 
     The "leading" times of Lin et al. 2023, arXiv:2305.08891, table 2, with the offset of 1 that Stable
-    Diffusion's own schedulers have (DDIM's in its first code). A path without training times counts 1,000.
+    Diffusion's own schedulers have (DDIM's in its first code); without it where all times are visited. A path
+    without training times counts 1,000.
     Raises :class:`InputError` for a step count that is not allowed.
     """
     _check_steps(steps)
     count = _train_steps(path)
-    times = [min(1 + i * (count // steps), count - 1) for i in reversed(range(steps))]
+    offset = 1 if (steps - 1) * (count // steps) + 1 < count else 0
+    times = [min(offset + i * (count // steps), count - 1) for i in reversed(range(steps))]
     return _finish(path.uniform([(time + 1) / count for time in times], discrete=True))
 
 
