@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes that share the tests: one a core, four at most (each holds torch and a tiny model or two).
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); test $$n -le 4 && echo $$n || echo 4)
 
 .PHONY: demo test check soak setup benchmark clean
 
@@ -26,7 +28,7 @@ check: $(VENV)/.dev ## style, types, direction of imports
 	$(BIN)/lint-imports
 
 test: check ## the whole of what must be green
-	$(BIN)/python -m pytest -m "not soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.dev ## the long counts of the reliability bar
 	$(BIN)/python -m pytest -m soak

@@ -14,6 +14,7 @@ import torch
 from postgres import postgres_server, postgres_url  # noqa: F401  (fixtures for every test)
 from safetensors.torch import save
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from turns import pytest_configure, pytest_runtest_protocol, pytest_unconfigure  # noqa: F401  (hooks)
 
 from vitrail.data.text_sources import quantize_rows
 from vitrail.models.registry import build

@@ -178,10 +178,10 @@ def test_flipped_and_cut_files(tmp_path: Path, opener: Any) -> None:
         else:
             del data[place:]
         path.write_bytes(bytes(data))
-        start = time.perf_counter()
+        start = time.process_time()
         with one_line():
             opener(path)
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
 
 class _Canary:
@@ -219,7 +219,7 @@ def test_a_controlnet_cannot_ask_for_much_memory(tmp_path: Path) -> None:
     (folder / "config.json").write_text(
         '{"block_out_channels": [65536, 65536, 65536, 65536], "layers_per_block": 8}'
     )
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ArtifactError, match="do not fit"):
         open_controlnet(folder)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20

@@ -53,7 +53,7 @@ def mutated(data: bytes, random: np.random.Generator) -> bytes:
 
 def soundly(read: Callable[[], object]) -> bool:
     """Whether ``read`` succeeds; anything but one short line of ours is a failure of the test."""
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         read()
         return True
@@ -64,7 +64,7 @@ def soundly(read: Callable[[], object]) -> bool:
         assert line.isprintable()
         return False
     finally:
-        assert time.perf_counter() - start < 1.0
+        assert time.process_time() - start < 1.0
 
 
 def storm(count: int) -> None:
@@ -188,7 +188,7 @@ def test_a_bomb_costs_neither_time_nor_memory() -> None:
     ]
     for bomb in bombs:
         tracemalloc.start()
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             with pytest.raises(DataError):
                 bomb()
@@ -196,7 +196,7 @@ def test_a_bomb_costs_neither_time_nor_memory() -> None:
         finally:
             tracemalloc.stop()
         assert peak < 60_000_000
-        assert time.perf_counter() - start < 5
+        assert time.process_time() - start < 5
 
 
 def test_noise_that_belongs_nowhere_is_left_out() -> None:

@@ -110,6 +110,7 @@ def test_a_stream_ends_when_nothing_happens_for_its_timeout(engine: DurableEngin
         engine.events("nobody")
 
 
+@pytest.mark.alone
 def test_a_cancelled_job_stops_and_the_next_begins_at_once(engine: DurableEngine) -> None:
     long, following = engine.submit(request("draw 0.2", steps=200)), engine.submit(request(seed=8))
     until(engine, long.id, lambda event: event.type == "progress")

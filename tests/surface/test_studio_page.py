@@ -41,6 +41,7 @@ def test_the_shipped_model_draws_and_nothing_comes_from_outside(browser: Any, tm
         page.close()
 
 
+@pytest.mark.alone
 def test_twenty_reloads_and_a_dropped_stream_attach_again_within_two_seconds(
     browser: Any, quick: Any
 ) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import time
 import zlib
 from typing import Any
 
 import pytest
+from clock import quickest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
@@ -452,6 +452,4 @@ HOSTILE = {
 @pytest.mark.parametrize("name", list(HOSTILE))
 @pytest.mark.parametrize("key", ["parameters", "prompt", "invokeai_metadata"])
 def test_deep_looping_and_huge_json_take_no_time(key: str, name: str) -> None:
-    start = time.process_time()
-    recognise({key: HOSTILE[name]})
-    assert time.process_time() - start < 1.0
+    assert quickest(lambda: recognise({key: HOSTILE[name]}), 1.0) < 1.0

@@ -67,6 +67,7 @@ def looks(gallery: Gallery, count: int) -> Iterator[tuple[str, dict[str, object]
     yield "lost word", {"lost": True, "query": "number"}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("count", [20_000, pytest.param(200_000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_pages_stay_fast(count: int, kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def test_a_mask_of_dust_is_planned_at_once() -> None:
     """Tens of thousands of specks: every one in a window, and no second spent on comparing all with all."""
     hole = np.zeros((3000, 3000), bool)
     hole[::33, ::33] = True
-    start = time.perf_counter()
+    start = time.process_time()
     windows = plan(hole, 512)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert (covered(windows, hole.shape)[hole] == 1).all()
     assert len(windows) < 150
 

@@ -186,9 +186,9 @@ def test_links(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (folder / "device.safetensors").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.safetensors")
     put(folder / ".hidden.safetensors")
-    start = time.perf_counter()
+    start = time.process_time()
     assert names("lora") == ["again", "there/far"]
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert find("lora", "far") == folder / "there/far.safetensors"
     monkeypatch.setenv("VITRAIL_MODEL_FOLDERS", str(tmp_path / "disk"))
     assert names("lora") == ["again", "back/again", "far", "there/far"]  # each folder of programs on its own

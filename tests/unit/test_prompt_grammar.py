@@ -234,10 +234,10 @@ def test_escaped_text_is_itself(text: str) -> None:
 def test_time_is_linear(unit: str) -> None:
     """A hundred thousand characters of any mark are read at once; a square would take minutes."""
     text = unit * (100_000 // len(unit))
-    start = time.perf_counter()
+    start = time.process_time()
     for part in parse(text).subprompts:
         part.at(1, 3)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_no_torch() -> None:
