@@ -204,6 +204,27 @@ def test_autoencoder_that_joins_and_overwrites(monkeypatch: pytest.MonkeyPatch) 
         assert torch.equal(z, given)
 
 
+@pytest.mark.parametrize(("channels", "filters"), [(48, 24), (48, 48), (40, 17)])
+def test_shortcut_over_its_input(monkeypatch: pytest.MonkeyPatch, channels: int, filters: int) -> None:
+    built = library()
+    if built is None:
+        pytest.skip("no C compiler here")
+    monkeypatch.setattr("vitrail.kernels.layers._PIXELS", 7)
+    torch.manual_seed(2)
+    layer = FastConv2d(nn.Conv2d(channels, filters, 1).eval().requires_grad_(False), built)
+    x = noise(2, channels, 5, 9).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        wanted, place = layer(x), x.data_ptr()
+        assert layer.narrows(x)
+        made = layer.narrowed(x)
+    assert made.data_ptr() == place
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    assert error(made, wanted) < CLOSE
+    assert not layer.narrows(noise(2, channels, 5, 9))  # another layout
+    wide = FastConv2d(nn.Conv2d(32, 33, 1).eval().requires_grad_(False), built)
+    assert not wide.narrows(noise(1, 32, 4, 4).contiguous(memory_format=torch.channels_last))
+
+
 def test_unet_that_joins(monkeypatch: pytest.MonkeyPatch) -> None:
     if library() is None:
         pytest.skip("no C compiler here")

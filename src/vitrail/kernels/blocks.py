@@ -85,12 +85,20 @@ class FastResnet(nn.Module):
             time = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
             time = time.expand(input_tensor.shape[0], -1).contiguous()
         hidden = convolve(self.conv1, input_tensor, bias=time, norm=self.norm1)
-        shortcut = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
-        made = convolve(
-            self.conv2, hidden, residual=shortcut, norm=self.norm2,
-            overwrite=self.overwrites or isinstance(self.conv_shortcut, FastConv2d),
-        )  # fmt: skip
+        overwrite = self.overwrites or isinstance(self.conv_shortcut, FastConv2d)
+        shortcut = self._shortcut(input_tensor)
+        del input_tensor
+        made = convolve(self.conv2, hidden, residual=shortcut, norm=self.norm2, overwrite=overwrite)
         return made if self.output_scale_factor == 1.0 else made / self.output_scale_factor
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        layer = self.conv_shortcut
+        if layer is None:
+            return x
+        if self.overwrites and isinstance(layer, FastConv2d) and layer.narrows(x):
+            return layer.narrowed(x)
+        made: Tensor = layer(x)
+        return made
 
 
 class FastUpsample(nn.Module):

@@ -36,6 +36,8 @@ _FEWEST_CHANNELS = 16
 _MANY_CHANNELS = 64
 """With so many inputs even three outputs pay: PyTorch would bring the whole picture to another layout."""
 _LARGEST_GATED = 2048
+_PIXELS = 16384
+"""Pixels that a layer which writes over its input computes at a time."""
 _JOINED = 4 << 20
 """Numbers of a picture that no second-level or last cache would hold anyway."""
 
@@ -189,6 +191,35 @@ class FastConv2d(_Packed, nn.Conv2d):
             self.lib, x, self.packed, self.out_channels, whole, kernel=self.kernel_size, stride=self.stride,
             y_borders=y_borders, x_borders=x_borders, residual=residual, slope=slope,
         )  # fmt: skip
+
+    def narrows(self, x: Tensor) -> bool:
+        """Tell whether :meth:`narrowed` may take ``x``: 1x1, not more outputs than inputs, whole pictures."""
+        return (
+            self.kernel_size == self.stride == (1, 1)
+            and self.padding in ((0, 0), "valid")
+            and self.out_channels <= self.in_channels
+            and x.ndim == 4
+            and x.shape[1] == self.in_channels
+            and x.numel() > 0
+            and suits(x)
+            and _own_pixels(x)
+            and not self._forward_hooks
+            and not self._forward_pre_hooks
+        )
+
+    def narrowed(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, H, W) in the memory of ``x``, which is lost; see :meth:`narrows`.
+
+        A pixel's outputs never reach beyond its inputs, so what is read next is still whole: a large picture
+        needs no second copy.
+        """
+        count, _, height, width = x.shape
+        pixels = x.permute(0, 2, 3, 1).view(-1, self.in_channels)
+        made = pixels.view(-1)[: len(pixels) * self.out_channels].view(-1, self.out_channels)
+        for start in range(0, len(pixels), _PIXELS):
+            part = pixels[start : start + _PIXELS]
+            made[start : start + _PIXELS] = linear(self.lib, part, self.packed, self.out_channels, self.bias)
+        return made.view(count, height, width, self.out_channels).permute(0, 3, 1, 2)
 
     def _plain(
         self, x: Tensor, bias: Tensor | None, residual: Tensor | None, slope: float, enlarge: int
