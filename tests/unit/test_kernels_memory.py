@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -20,6 +23,26 @@ def test_working_memory_is_made_anew() -> None:
     give_back()
     del held
     assert scratch(found, 10).numel() == 10
+
+
+def _resident() -> int:
+    """Bytes of memory that this process has in RAM."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_forgotten_memory_is_given_back() -> None:
+    found = library()
+    if found is None:
+        pytest.skip("no C compiler here")
+    block = torch.ones(16 << 20)
+    before = _resident()
+    found.forget(block[1 << 20 :])
+    assert before - _resident() > 48 << 20
+    assert block[: 1 << 20].eq(1).all()
+    block[1 << 20 :] = 2  # and may be used again
+    assert block[-1] == 2
 
 
 def test_a_large_decoder_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

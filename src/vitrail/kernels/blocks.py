@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from vitrail.kernels.attention import attend
 from vitrail.kernels.layers import FastConv2d, FastGroupNorm, FastLinear, convolve, multiply, suits
-from vitrail.kernels.library import Library
+from vitrail.kernels.library import Library, give_back
 from vitrail.kernels.operations import Borders, winograd
 
 __all__ = [
@@ -27,6 +27,9 @@ __all__ = [
     "FastUpsample",
     "take_children",
 ]
+
+_GREAT = 16 << 20
+"""Numbers of a picture whose enlargement alone takes hundreds of megabytes."""
 
 
 def take_children(target: nn.Module, source: nn.Module) -> None:
@@ -129,6 +132,8 @@ class FastUpsample(nn.Module):
         if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
             made: Tensor = self.conv(functional.interpolate(hidden_states, size=output_size, mode="nearest"))
             return made
+        if hidden_states.numel() >= _GREAT:
+            give_back()  # what smaller layers needed to work, before the largest results of all
         return convolve(self.conv, hidden_states, enlarge=2)
 
 

@@ -219,6 +219,7 @@ class FastConv2d(_Packed, nn.Conv2d):
         for start in range(0, len(pixels), _PIXELS):
             part = pixels[start : start + _PIXELS]
             made[start : start + _PIXELS] = linear(self.lib, part, self.packed, self.out_channels, self.bias)
+        self.lib.forget(pixels.view(-1)[made.numel() :])
         return made.view(count, height, width, self.out_channels).permute(0, 3, 1, 2)
 
     def _plain(

@@ -70,6 +70,10 @@ class Library:
             self.raw.vitrail_large_pages(ctypes.c_void_p(fresh.data_ptr()), ctypes.c_size_t(size))
         return fresh
 
+    def forget(self, unused: Tensor) -> None:
+        """Give the memory of ``unused`` (contiguous) back to the system: what it held is lost."""
+        self.raw.vitrail_forget(pointer(unused), ctypes.c_size_t(unused.nbytes))
+
     @property
     def threads(self) -> int:
         """Threads that a kernel may use: as many as torch's own operations do."""

@@ -23,6 +23,18 @@ void vitrail_large_pages(void *memory, size_t bytes) {
 #endif
 }
 
+/* Whole pages of a block that nobody will read again go back to the system; written to, they come anew. */
+void vitrail_forget(void *memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_DONTNEED)
+    const uintptr_t page = (uintptr_t)4 << 10, from = ((uintptr_t)memory + page - 1) / page * page;
+    const uintptr_t to = ((uintptr_t)memory + bytes) / page * page;
+    if (to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+#else
+    (void)memory;
+    (void)bytes;
+#endif
+}
+
 typedef struct {
     Work *work;
     long threads_seen;
