@@ -181,8 +181,8 @@ class Addons(Model):
     """What is added to a model that takes it, or asked of it (Stable Diffusion)."""
 
     lora: tuple[Annotated[LoraUse, BeforeValidator(_lora)], ...] = said(
-        "LoRA to add, as NAME or NAME:WEIGHT; may be given several times.",
-        "要叠加的 LoRA，写法为 名称 或 名称:权重；可给出多个。",
+        "LoRA to add, as NAME or NAME:WEIGHT, where NAME may be a file; may be given several times.",
+        "要叠加的 LoRA，写法为 名称 或 名称:权重，名称也可以是文件路径；可给出多个。",
         default=(),
         max_length=MAX_ADDONS,
     )

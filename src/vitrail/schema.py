@@ -182,7 +182,7 @@ class TextToImageRequest(SurfaceFields, Addons, SamplingFields, WordFields):
         "环形全景：左右边缘衔接，宽为高的两倍，分块绘制。",
         default=False,
     )
-    model: Name = said("Name or folder of the model.", "模型名称或文件夹。", default="default")
+    model: Name = said("Name, folder or file of the model.", "模型名称、文件夹或文件。", default="default")
 
     def resolve(self, defaults: SamplingDefaults, seed: int | None = None) -> ResolvedTextToImage:
         """Fill every open setting: from ``defaults``, and the seed from ``seed`` or a fresh random one."""

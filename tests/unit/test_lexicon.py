@@ -229,7 +229,9 @@ def test_the_shipped_lexicon_is_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"no gzip", gzip.compress(b"a\tb\n"), gzip.compress("猫\tcat\tn\t9\t\n".encode())]
+    "content",
+    [None, b"", b"no gzip", gzip.compress(b"a\tb\n"), gzip.compress("猫\tcat\tn\t9\t\n".encode())],
+    ids=["missing", "empty", "no gzip", "two columns", "an odd row"],  # a packed file holds its time
 )
 def test_a_damaged_lexicon_is_one_clear_error(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "lexicon.tsv.gz"

@@ -85,7 +85,10 @@ def _converted(tensors: Mapping[str, Tensor], settings: Mapping[str, Any] | None
     if any(name.startswith("encoder.down_blocks.") for name in tensors):
         raise ArtifactError("has diffusers' names of weights; give its config.json with --config")
     if any(name.startswith("model.diffusion_model.") for name in tensors):
-        raise ArtifactError("holds a whole diffusion model; only autoencoders and token transformers convert")
+        raise ArtifactError(
+            "holds a whole diffusion model, which is used as it is (--model FILE); only autoencoders and "
+            "token transformers convert"
+        )
     section = None if settings is None else taming.model_section(settings)
     if taming_prior.is_prior(tensors):
         return taming_prior.prior(tensors, section)
@@ -167,7 +170,8 @@ def _within(folder: Path) -> tuple[Path, Path | None]:
         raise InputError(f"{place} is a model of vitrail's already; give it to --model")
     if (folder / "model_index.json").exists():
         raise ArtifactError(
-            f"{place} is a whole pipeline of diffusers; give its subfolder vqvae, vae or movq"
+            f"{place} is a whole pipeline of diffusers; give its subfolder vqvae, vae or movq "
+            "(Stable Diffusion needs no converting: --model takes the folder)"
         )
     if (folder / "config.json").is_file():
         for name in _DIFFUSERS:

@@ -16,12 +16,23 @@ __all__ = ["run"]
 
 ABOUT = Text("Show versions, devices and folders of this machine.", "显示本机的版本、设备与目录。")
 PACKAGES = ("torch", "numpy", "pillow", "safetensors", "tokenizers", "pydantic", "tyro", "rich")
-EXTRAS = {"resvg_py": "data", "matplotlib": "data", "tensorboard": "train"}
+EXTRAS = {
+    "data": ("resvg_py", "matplotlib"),
+    "train": ("tensorboard",),
+    "sd": ("diffusers", "transformers"),
+    "studio": ("dbos", "fastapi", "uvicorn", "multipart", "prometheus_client", "psycopg", "fsspec", "httpx"),
+}
+"""Modules that each extra brings. "server" and "studio" are the same ones."""
 
 
 @dataclass(frozen=True)
 class Options:
     """No flags but ``--help``."""
+
+
+def _have(extra: str, modules: Sequence[str]) -> str:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    return f"{extra} no (pip install 'vitrail[{extra}]')" if missing else f"{extra} yes"
 
 
 def run(arguments: Sequence[str], language: Language) -> int:
@@ -37,10 +48,7 @@ def run(arguments: Sequence[str], language: Language) -> int:
         "vitrail": vitrail.__version__,
         "python": f"{platform.python_version()} on {platform.platform()}",
         "packages": ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES),
-        "extras": ", ".join(
-            f"{name} {'yes' if importlib.util.find_spec(name) else f'no (pip install vitrail[{extra}])'}"
-            for name, extra in EXTRAS.items()
-        ),
+        "extras": ", ".join(_have(extra, modules) for extra, modules in EXTRAS.items()),
         "device": f"{device}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         f"{'fast' if fast_bfloat16(device) else 'no fast'} bfloat16",
     }

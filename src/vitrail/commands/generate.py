@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from vitrail import schema
 from vitrail.commands.diffusion_options import settings_of
 from vitrail.commands.language import Language, Text
-from vitrail.commands.options import Device, Flag, Precision, parse, whole
+from vitrail.commands.options import Device, Flag, Precision, parse, said, whole
 from vitrail.commands.screen import Screen
 from vitrail.errors import InputError
 from vitrail.files import shown
@@ -44,7 +44,10 @@ def _setting(name: str, metavar: str | None = None, **more: Any) -> Flag:
     if row.choices:
         en, zh = f"{en} One of: {', '.join(row.choices)}.", f"{zh}可选：{', '.join(row.choices)}。"
     elif row.low is not None and row.high is not None and name != "seed":
-        en, zh = f"{en} {row.low:g} to {row.high:g}.", f"{zh}范围 {row.low:g} 到 {row.high:g}。"
+        en, zh = (
+            f"{en} {said(row.low)} to {said(row.high)}.",
+            f"{zh}范围 {said(row.low)} 到 {said(row.high)}。",
+        )
     return Flag(Text(en, zh), metavar, **more)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from vitrail.errors import ArtifactError, InputError
 from vitrail.files import shown
 
 if TYPE_CHECKING:
-    from vitrail.store.model_folders import Found
+    from vitrail.store.model_folders import Found, Kind
 
 __all__ = ["found_file", "rows", "show_file"]
 
@@ -19,7 +20,7 @@ def rows() -> list[str]:
     from vitrail.store.model_folders import listing
 
     return [
-        f"{shown(item.name, 60):<20} {item.kind:<12} {_size(item.path) / 1e6:7.1f} MB  {shown(item.path)}"
+        f"{shown(item.name, 60):<20} {item.kind:<17} {_size(item.path) / 1e6:7.1f} MB  {shown(item.path)}"
         for item in listing()
     ]
 
@@ -34,8 +35,10 @@ def found_file(name: str) -> Found | None:
 
     path = Path(name).expanduser()
     try:
-        if path.is_file() or (path / "model_index.json").is_file():
-            return Found(path.stem if path.is_file() else path.name, "checkpoint", path)
+        if path.is_file():
+            return Found(path.stem, _kind_of(path), path)
+        if (path / "model_index.json").is_file():
+            return Found(path.name, "checkpoint", path)
     except (OSError, ValueError):
         return None
     items = model_folders.listing()
@@ -85,8 +88,36 @@ def _size(path: Path) -> int:
         return 0
 
 
+_NAMES: tuple[tuple[str, Kind], ...] = (
+    (r"lora_|lycoris_|.*(\.lora_[AB]\.|_lora\.|\.hada_w|\.lokr_w)", "lora"),
+    (r"control_model\.|controlnet_|input_hint_block\.", "controlnet"),
+    (r"string_to_param|emb_params|clip_[lg]$", "embedding"),
+    (r"model\.diffusion_model\.", "checkpoint"),
+    (r"(first_stage_model\.)?(encoder|decoder)\.", "vae"),
+)
+
+
+def _kind_of(path: Path) -> Kind:
+    """What a file is, by its tensors' names; a checkpoint where they cannot be told without reading it."""
+    from vitrail.store.model_folders import ENDINGS
+
+    if path.suffix.lower() not in ENDINGS:
+        raise ArtifactError(f"{shown(path)} is not a model; allowed are {', '.join(ENDINGS)} files")
+    names = _header(path) if path.suffix.lower() == ".safetensors" else {}
+    return next(
+        (kind for pattern, kind in _NAMES if any(re.match(pattern, name) for name in names)), "checkpoint"
+    )
+
+
 def _tensors(path: Path) -> str:
-    """How many tensors of which types a safetensors file claims, by its header alone."""
+    """How many tensors of which types a safetensors file claims."""
+    kinds = list(_header(path).values())
+    types = ", ".join(f"{kinds.count(kind)} {shown(kind, 10)}" for kind in sorted(set(kinds))[:6])
+    return f"{len(kinds)} ({types})"
+
+
+def _header(path: Path) -> dict[str, str]:
+    """Names and types of a safetensors file's tensors."""
     import json
     import struct
 
@@ -97,10 +128,8 @@ def _tensors(path: Path) -> str:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-        kinds = [str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"]
+        return {name: str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ArtifactError(f"the header of {shown(path)} cannot be read; the file is damaged") from None
     except OSError as error:
         raise ArtifactError(f"cannot read {shown(path)}: {error.strerror}") from error
-    types = ", ".join(f"{kinds.count(kind)} {shown(kind, 10)}" for kind in sorted(set(kinds))[:6])
-    return f"{len(kinds)} ({types})"

@@ -82,7 +82,7 @@ class ShowOptions:
 
     model: Annotated[
         str,
-        Flag(Text("Name or folder of the model.", "模型名称或文件夹。"), "NAME", positional=True),
+        Flag(Text("Name, folder or file of the model.", "模型名称、文件夹或文件。"), "NAME", positional=True),
     ] = "default"
 
 
@@ -171,7 +171,7 @@ def _list() -> int:
             print(f"{name:<20} damaged: {error}")
             continue
         size = sum(entry.size for entry in manifest.files.values())
-        print(f"{name:<20} {manifest.kind:<12} {size / 1e6:7.1f} MB  {folder}")
+        print(f"{name:<20} {manifest.kind:<17} {size / 1e6:7.1f} MB  {folder}")
     files = rows()
     for line in files:
         print(line)
@@ -199,6 +199,12 @@ def _pull(options: PullOptions, language: Language) -> int:
     from vitrail.schema import Progress
     from vitrail.store.catalogue import wanted
 
+    for name in options.names:
+        if "/" in name:
+            raise InputError(
+                f"{shown(name, 80)} is a path or an address; pull takes names of vitrail models list "
+                "--available, and --model takes a file or folder where it lies"
+            )
     entries = [wanted(name) for name in options.names]
     for entry in entries:
         check_absent(entry, overwrite=options.overwrite)

@@ -20,7 +20,7 @@ from vitrail.commands.language import Language, Text
 from vitrail.errors import InputError
 from vitrail.files import shown
 
-__all__ = ["Device", "Flag", "Precision", "parse", "pick", "whole"]
+__all__ = ["Device", "Flag", "Precision", "parse", "pick", "said", "whole"]
 
 Options = TypeVar("Options")
 
@@ -113,6 +113,11 @@ def pick(
         ask = f"did you mean {near[0]}?" if near else f"use one of {', '.join(commands)}"
         raise InputError(f"vitrail {command} {shown(name, 40)} is unknown; {ask}")
     return name, arguments[1:]
+
+
+def said(number: float) -> str:
+    """A limit as people write it: whole numbers with all their digits."""
+    return str(int(number)) if float(number).is_integer() else f"{number:g}"
 
 
 def whole(name: str, text: str, low: int, high: int) -> int:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from vitrail import codes_schema, schema
 from vitrail.commands.language import Text
-from vitrail.commands.options import Device, Flag, whole
+from vitrail.commands.options import Device, Flag, said, whole
 from vitrail.commands.screen import Screen
 from vitrail.errors import InputError
 from vitrail.request_fields import FileRef
@@ -43,7 +43,10 @@ def setting(request: type[BaseModel], name: str, metavar: str | None = None, **m
     if row.choices:
         en, zh = f"{en} One of: {', '.join(row.choices)}.", f"{zh}可选：{', '.join(row.choices)}。"
     elif row.low is not None and row.high is not None and name != "seed":
-        en, zh = f"{en} {row.low:g} to {row.high:g}.", f"{zh}范围 {row.low:g} 到 {row.high:g}。"
+        en, zh = (
+            f"{en} {said(row.low)} to {said(row.high)}.",
+            f"{zh}范围 {said(row.low)} 到 {said(row.high)}。",
+        )
     if isinstance(row.default, int | float) and not isinstance(row.default, bool):
         en, zh = f"{en} Default: {row.default:g}.", f"{zh}默认 {row.default:g}。"
     return Flag(Text(en, zh), metavar, **more)

@@ -16,8 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import nn
 
-from vitrail.errors import ArtifactError, VitrailError
-from vitrail.files import shown
+from vitrail.errors import VitrailError
 from vitrail.serving.failures import OUT_OF_MEMORY, code_of
 from vitrail.store import artifacts
 from vitrail.tasks.loading import Loader, TextToImageModel, TokenModel
@@ -45,11 +44,7 @@ class WarmLoader(Loader):
     def text_to_image(self, name: str) -> TextToImageModel | TokenModel:
         """As the loader's; the model's folder is looked at again each time."""
         folder = artifacts.find(name)
-        try:
-            changed = (folder / artifacts.MANIFEST_NAME).stat().st_mtime_ns
-        except OSError as error:
-            raise ArtifactError(f"{shown(folder)} is not a model folder: it has no artifact.json") from error
-        key = ("text_to_image", folder.resolve(), changed)
+        key = ("text_to_image", *artifacts.stamp(folder))
         return self._get(key, lambda: self._load(folder), _weights_in(folder))
 
     def kept(self, key: Hashable, load: Callable[[], M]) -> M:

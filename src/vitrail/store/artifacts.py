@@ -31,6 +31,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from vitrail.errors import ArtifactError, InputError
 from vitrail.files import atomic_folder, atomic_write, sha256_of, shown
 from vitrail.schema import SamplingDefaults, parse
+from vitrail.store.misplaced import MANIFEST_NAME as MANIFEST_NAME
+from vitrail.store.misplaced import checkpoint_alone, no_model
 
 if TYPE_CHECKING:  # what is there can be listed without torch
     from torch import Tensor, nn
@@ -50,9 +52,9 @@ __all__ = [
     "public_name",
     "read_manifest",
     "save",
+    "stamp",
 ]
 
-MANIFEST_NAME = "artifact.json"
 WEIGHTS_NAME = "model.safetensors"
 
 HASHED_BY_DEFAULT = 100 << 20
@@ -311,8 +313,11 @@ def find(name_or_path: str | Path = "default") -> Path:
         path = Path(wanted).expanduser()
         if wanted and path.is_dir():
             return path
+        file = bool(wanted) and path.is_file()
     except (OSError, ValueError, RuntimeError):
-        pass  # no path at all: an impossible name gets the message below
+        file = False  # no path at all: an impossible name gets the message below
+    if file and (message := checkpoint_alone(path)) is not None:
+        raise ArtifactError(message)
     if wanted == "default":
         raise ArtifactError(
             "this installation has no default model; train one with vitrail train, or give --model"
@@ -320,8 +325,13 @@ def find(name_or_path: str | Path = "default") -> Path:
     close = difflib.get_close_matches(wanted[:100], models, n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     there = ", ".join(models) or "none"
+    if file:
+        raise ArtifactError(
+            f"{shown(wanted, 80)} is not a model; there are: {shown(there, 300)} (or give a model's folder, "
+            "or a checkpoint: .safetensors, .ckpt)"
+        )
     raise ArtifactError(
-        f"no model {shown(wanted, 80)}{hint}; there are: {shown(there, 300)} (or give a folder)"
+        f"no model {shown(wanted, 80)}{hint}; there are: {shown(there, 300)} (or give a path)"
     )
 
 
@@ -370,10 +380,10 @@ def _manifest(root: Path) -> Manifest:
     place = shown(root)
     if not root.is_dir():
         raise ArtifactError(f"there is no folder {place}; give the folder of a model")
-    _refuse_code(root)
     path = root / MANIFEST_NAME
     if not _is_file(path):
-        raise ArtifactError(f"{place} is not a model folder: it has no {MANIFEST_NAME}")
+        raise ArtifactError(no_model(root))
+    _refuse_code(root)
     if path.stat().st_size > _MAX_MANIFEST_BYTES:
         raise ArtifactError(
             f"{shown(path)} is larger than {_MAX_MANIFEST_BYTES} bytes; it is not a model's manifest"
@@ -387,6 +397,17 @@ def _manifest(root: Path) -> Manifest:
     if WEIGHTS_NAME not in manifest.files:
         raise ArtifactError(f"{shown(path)} lists no {WEIGHTS_NAME}; the folder is incomplete")
     return manifest
+
+
+def stamp(folder: Path) -> tuple[Path, int]:
+    """What tells whether a model folder has changed: where it is, and when its manifest was written.
+
+    Raises :class:`ArtifactError` for a folder that is none.
+    """
+    try:
+        return folder.resolve(), (folder / MANIFEST_NAME).stat().st_mtime_ns
+    except OSError as error:
+        raise ArtifactError(no_model(folder)) from error
 
 
 def _checked(what: str, data: Mapping[str, Any] | bytes) -> Manifest:

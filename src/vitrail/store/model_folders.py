@@ -30,7 +30,18 @@ from vitrail.errors import InputError
 from vitrail.files import shown
 from vitrail.store import artifacts
 
-__all__ = ["CONFIG_NAME", "Found", "Kind", "find", "kind_folders", "knows", "listing", "resolve", "roots"]
+__all__ = [
+    "CONFIG_NAME",
+    "ENDINGS",
+    "Found",
+    "Kind",
+    "find",
+    "kind_folders",
+    "knows",
+    "listing",
+    "resolve",
+    "roots",
+]
 
 Kind = Literal["checkpoint", "lora", "vae", "embedding", "upscaler", "controlnet"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -47,7 +58,7 @@ _LAYOUT: dict[Kind, tuple[str, ...]] = {
     "controlnet": ("controlnet", "ControlNet"),
 }
 _BESIDE: dict[Kind, tuple[str, ...]] = {"controlnet": ("extensions/sd-webui-controlnet/models",)}
-_ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 _FOLDER_MARKS: dict[Kind, str] = {
     "checkpoint": "model_index.json",
     "vae": "config.json",
@@ -155,7 +166,7 @@ def resolve(kind: Kind, name_or_path: str | Path) -> Path:
     """
     try:
         path = Path(name_or_path).expanduser()
-        if path.exists() and (path.suffix.lower() in _ENDINGS or path.is_dir()):
+        if path.exists() and (path.suffix.lower() in ENDINGS or path.is_dir()):
             return path
         if isinstance(name_or_path, Path):
             raise InputError(f"there is no {_WORDS[kind]} at {shown(path)}")
@@ -165,7 +176,13 @@ def resolve(kind: Kind, name_or_path: str | Path) -> Path:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{shown(name_or_path, 80)} is not a path") from None
-    return find(kind, str(name_or_path))
+    name = str(name_or_path)
+    if ("/" in name or path.suffix) and not _hits(listing(kind), name):
+        if path.is_file():
+            raise InputError(f"{shown(name, 80)} is no {_WORDS[kind]}; use one of {', '.join(ENDINGS)} files")
+        if "/" in name or path.suffix.lower() in ENDINGS:
+            raise InputError(f"there is no {_WORDS[kind]} at {shown(name, 80)}; give the path of its file")
+    return find(kind, name)
 
 
 # --- scanning -----------------------------------------------------------------------------------------------
@@ -203,7 +220,7 @@ def _scan(folder: Path, kind: Kind) -> Iterator[Path]:
             if path.is_dir():
                 below.append((path, depth + 1))
             elif (
-                name.lower().endswith(_ENDINGS)
+                name.lower().endswith(ENDINGS)
                 and path.is_file()
                 and not (kind == "checkpoint" and _is_vae(name))
             ):
@@ -221,12 +238,12 @@ def _vaes_beside() -> Iterator[Found]:
 
 
 def _is_vae(name: str) -> bool:
-    return name.lower().endswith(tuple(f".vae{ending}" for ending in _ENDINGS))
+    return name.lower().endswith(tuple(f".vae{ending}" for ending in ENDINGS))
 
 
 def _name_of(path: Path, folder: Path) -> str:
     relative = path.relative_to(folder).as_posix()
-    ending = path.suffix if path.suffix.lower() in _ENDINGS else ""
+    ending = path.suffix if path.suffix.lower() in ENDINGS else ""
     return relative.removesuffix(ending)
 
 
@@ -259,8 +276,8 @@ def _missing(kind: Kind, name: str, items: list[Found]) -> str:
         return f"{message}; there is {', '.join(shown(item, 60) for item in near)}"
     if items:
         return f"{message}; there are {len(items)}, such as {shown(items[0].name, 60)}"
-    folders = ", ".join(shown(root, 60) for root in roots()[:3])
-    return f"{message}: no folder of that kind in {folders}; name folders in {VARIABLE} or {CONFIG_NAME}"
+    place = shown(roots()[0] / _LAYOUT[kind][0], 80)
+    return f"{message}; put its file into {place}, or name folders of models in {VARIABLE} or {CONFIG_NAME}"
 
 
 # --- settings -----------------------------------------------------------------------------------------------

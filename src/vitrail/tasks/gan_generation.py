@@ -98,10 +98,7 @@ def load_gan(loader: Loader, name: str) -> GANModel:
     :data:`KINDS` (:meth:`Loader.kind` tells which it is).
     """
     folder = artifacts.find(name)
-    try:
-        key = (folder.resolve(), (folder / artifacts.MANIFEST_NAME).stat().st_mtime_ns)
-    except OSError as error:
-        raise ArtifactError(f"{folder} is not a model folder: it has no artifact.json") from error
+    key = artifacts.stamp(folder)
     kept = _LOADED.get(loader)
     if kept is not None and kept[0] == key:
         return kept[1]

@@ -183,10 +183,7 @@ class Loader:
         if self._fixed is not None:
             return self._fixed
         folder = artifacts.find(name)
-        try:
-            key = (folder.resolve(), (folder / artifacts.MANIFEST_NAME).stat().st_mtime_ns)
-        except OSError as error:
-            raise ArtifactError(f"{folder} is not a model folder: it has no artifact.json") from error
+        key = artifacts.stamp(folder)
         if self._model is None or key != self._key:
             self._key = self._model = self._other = None  # its memory is free before the new one comes
             self._model = self._load(folder)

@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrail.errors import ArtifactError, DataError, NonFiniteError
-from vitrail.files import shown
 from vitrail.models.autoencoders import VQAutoencoder
 from vitrail.store import artifacts
 from vitrail.tasks.context import Context
@@ -96,10 +95,7 @@ def load_tokenizer(loader: Loader, name: str) -> TokenizerModel:
     folder = artifacts.find(name)
     if (folder / "tokenizer" / artifacts.MANIFEST_NAME).is_file():
         folder = folder / "tokenizer"
-    try:
-        key = (folder.resolve(), (folder / artifacts.MANIFEST_NAME).stat().st_mtime_ns)
-    except OSError as error:
-        raise ArtifactError(f"{shown(folder)} is not a model folder: it has no artifact.json") from error
+    key = artifacts.stamp(folder)
     kept = _LOADED.get(loader)
     if kept is not None and kept[0] == key:
         return kept[1]
