@@ -37,7 +37,10 @@ __all__ = [
 Format = Literal["png", "jpeg", "webp"]
 
 _SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-_UNWRITTEN = frozenset(".gif .bmp .tif .tiff .avif .heic .jxl .jp2 .ico .svg .pdf .mp4".split())
+_UNWRITTEN = (
+    *(".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl"),
+    *(".jp2", ".ico", ".svg", ".pdf", ".mp4"),
+)
 ENDINGS: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """The ending of a file of each format."""
 
