@@ -63,15 +63,11 @@ def _replace(parent: nn.Module, lib: Library | None) -> None:
             continue
         if FastConv2d.fits(made) and isinstance(made, nn.Conv2d):
             _swap(parent, name, made, lambda layer, lib=lib: FastConv2d(layer, lib))
-        elif FastLinear.fits(made) and isinstance(made, nn.Linear) and name not in _SMALL:
+        elif FastLinear.fits(made) and isinstance(made, nn.Linear):
             _swap(parent, name, made, lambda layer, lib=lib: FastLinear(layer, lib))
         elif type(made) is nn.GroupNorm:
             setattr(parent, name, FastGroupNorm(made, lib))
     _join_last(parent, lib)
-
-
-_SMALL = frozenset({"time_emb_proj", "linear_1", "linear_2"})
-"""Layers that see one row a picture: they are bound by memory, and PyTorch's own read it as fast."""
 
 
 def _swap(parent: nn.Module, name: str, child: nn.Module, make: Callable[..., nn.Module]) -> None:
