@@ -37,10 +37,7 @@ __all__ = [
 Format = Literal["png", "jpeg", "webp"]
 
 _SUFFIXES: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-_UNWRITTEN = (
-    *(".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".jxl"),
-    *(".jp2", ".ico", ".svg", ".pdf", ".mp4"),
-)
+_UNWRITTEN = re.compile(r"\.(gif|bmp|tiff?|avif|heic|jxl|jp2|ico|svg|pdf|mp4)", re.IGNORECASE)
 ENDINGS: dict[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 """The ending of a file of each format."""
 
@@ -76,7 +73,7 @@ class Destination:
                 "the output path is empty or holds a NUL character; give a folder or a file name"
             )
         path = Path("out" if output is None else output).expanduser()
-        if path.suffix.lower() in _UNWRITTEN and not path.is_dir():
+        if _UNWRITTEN.fullmatch(path.suffix) and not path.is_dir():
             raise InputError(
                 f"{shown(path.name, 80)} names a format that is not written; allowed are .png, .jpg and .webp"
             )
