@@ -505,6 +505,8 @@ clip skip is {n#}; the text encoder has {layers#} layers
     {file} 不是 UTF-8 文本；请另存为 UTF-8
 it is not valid JSON
     不是有效的 JSON
+expand names {side} twice; give each side once
+    expand 中 {side} 出现两次；每个方向只能给出一次
 expand {value} cannot be read; write for instance {one} or {other} (sides: {all})
     无法识别 expand {value}；例如 {one} 或 {other}（方向：{all}）
 control {value} cannot be read; write for instance {example}

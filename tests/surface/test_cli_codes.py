@@ -207,6 +207,9 @@ def test_inpaint_and_outpaint(capsys: pytest.CaptureFixture[str], cat: Path, tin
     assert not np.array_equal(before[16:32, 16:32], after[16:32, 16:32])
     assert told(capsys, "inpaint", "cat.png", "--expand", "left=14,top=3", "-o", "b.png", *given) == ["b.png"]
     assert array("b.png").shape == (48, 64, 3)
+    twice = ["--expand", "left=14", "--expand", "top=3"]
+    assert told(capsys, "inpaint", "cat.png", *twice, "-o", "c.png", *given) == ["c.png"]
+    assert np.array_equal(array("c.png"), array("b.png"))
 
 
 def test_walk_writes_frames_and_an_animation(
@@ -261,6 +264,9 @@ REFUSED = [
     (["inpaint", "cat.png"], "nothing to paint: give a mask, or expand", 2),
     (["inpaint", "cat.png", "--mask", "missing.png"], "cannot open missing.png", 2),
     (["inpaint", "cat.png", "--expand", "up=3"], "expand 'up=3' cannot be read", 2),
+    (["inpaint", "cat.png", "--expand", "up=3,up=3"], "expand 'up=3' cannot be read", 2),
+    (["inpaint", "cat.png", "--expand", "left=3,left=4"], "expand names left twice; give each side once", 2),
+    (["inpaint", "cat.png", "--expand", "top=3", "--expand", "top=3"], "expand names top twice", 2),
     (["inpaint", "cat.png", "--expand", "left=99999"], "expand.left 99999 is out of range", 2),
     (["inpaint", "cat.png", "--expand", "left=x"], "expand.left 'x' is not a whole number", 2),
     (["walk", "cat.png"], "a walk needs two stops or more", 2),

@@ -39,15 +39,16 @@ class Options(SamplingOptions, DrawOptions):
     ] = None
     mask: Annotated[str | None, setting(InpaintRequest, "mask", "PICTURE")] = None
     expand: Annotated[
-        str | None,
+        tuple[str, ...],
         Flag(
             Text(
-                "Pixels to paint beyond edges, such as left=64 or left=32,right=32,top=16.",
-                "向外扩画的像素，例如 left=64 或 left=32,right=32,top=16。",
+                "Pixels to paint beyond edges, such as left=64 or left=32,right=32,top=16; "
+                "may be given several times.",
+                "向外扩画的像素，例如 left=64 或 left=32,right=32,top=16；可给出多个。",
             ),
             "SIDE=PIXELS,...",
         ),
-    ] = None
+    ] = ()
     feather: Annotated[str | None, setting(InpaintRequest, "feather", "INT")] = None
     negative_prompt: Annotated[str | None, setting(InpaintRequest, "negative_prompt", "TEXT")] = None
     strength: Annotated[str | None, setting(InpaintRequest, "strength", "FLOAT")] = None
@@ -71,8 +72,8 @@ def run(arguments: Sequence[str], language: Language) -> int:
     """Paint and return 0; raises a VitrailError for what cannot be."""
     options = parse(Options, arguments, command="inpaint", about=ABOUT, language=language)
     settings = settings_of(options, InpaintRequest)
-    if options.expand is not None:
-        settings["expand"] = _margins(options.expand)
+    if options.expand:
+        settings["expand"] = _margins(",".join(options.expand))
     settings["picture"] = read_file(options.picture, "picture", EXAMPLE)
     if options.mask is not None:
         settings["mask"] = read_file(options.mask, "mask", EXAMPLE)
@@ -84,7 +85,9 @@ def _margins(text: str) -> dict[str, object]:
     margins: dict[str, object] = {}
     for part in text.split(","):
         side, equals, pixels = part.strip().partition("=")
-        if side not in SIDES or not equals or side in margins:
+        if side in margins:
+            raise InputError(f"expand names {side} twice; give each side once")
+        if side not in SIDES or not equals:
             raise InputError(
                 f"expand '{shown(part, 40)}' cannot be read; write for instance left=64 or left=32,top=32 "
                 f"(sides: {', '.join(SIDES)})"
