@@ -39,7 +39,7 @@ class WarmLoader(Loader):
     def __init__(self, device: torch.device | None = None, budget: int | None = None) -> None:
         super().__init__(device)
         self._budget = _memory(self.device) // 4 if budget is None else budget * _MIB
-        self._kept: OrderedDict[Hashable, tuple[object, int]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, object] = OrderedDict()
 
     def text_to_image(self, name: str) -> TextToImageModel | TokenModel:
         """As the loader's; the model's folder is looked at again each time."""
@@ -50,7 +50,7 @@ class WarmLoader(Loader):
     def kept(self, key: Hashable, load: Callable[[], M]) -> M:
         """As the loader's."""
         # How large it will be is not known; no larger than the largest so far is a guess that mostly holds.
-        return self._get(("kept", key), load, max((size for _, size in self._kept.values()), default=0))
+        return self._get(("kept", key), load, max(map(_size, self._kept.values()), default=0))
 
     def preload(self, name: str) -> None:
         """Load a model before it is asked for; one that cannot be is left to whoever asks for it."""
@@ -64,16 +64,16 @@ class WarmLoader(Loader):
 
     @property
     def held(self) -> int:
-        """Bytes of weights that are kept."""
-        return sum(size for _, size in self._kept.values())
+        """Bytes of weights that are kept, those included that a model made of them since it was loaded."""
+        return sum(map(_size, self._kept.values()))
 
     def _get(self, key: Hashable, load: Callable[[], M], expected: int) -> M:
         if key in self._kept:
             self._kept.move_to_end(key)
-            return cast(M, self._kept[key][0])
+            return cast(M, self._kept[key])
         self._make_room(expected)  # before the new one comes, so that both are never there
         value = load()
-        self._kept[key] = (value, _size(value))
+        self._kept[key] = value
         if self.held > self._budget:  # it was larger than expected
             self._make_room(0, keep=1)
         return value
@@ -112,8 +112,9 @@ def _count(value: Any, seen: dict[int, int], depth: int) -> None:
     elif depth > 4:
         return
     elif is_dataclass(value) and not isinstance(value, type):
-        for item in fields(value):
-            _count(getattr(value, item.name), seen, depth + 1)
+        found = {item.name: getattr(value, item.name) for item in fields(value)}
+        for part in {**found, **getattr(value, "__dict__", {})}.values():
+            _count(part, seen, depth + 1)
     elif isinstance(value, tuple | list):
         for item in value:
             _count(item, seen, depth + 1)

@@ -17,6 +17,7 @@ import importlib.resources
 import json
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,6 +28,7 @@ from torch.overrides import TorchFunctionMode
 from vitrail.errors import ArtifactError
 from vitrail.files import shown
 from vitrail.models.autoencoders import VQAutoencoder
+from vitrail.models.half_weights import in_bfloat16
 from vitrail.models.registry import build
 from vitrail.models.shell_dit import ShellDiT
 from vitrail.models.text import TextEncoder
@@ -66,10 +68,11 @@ MAX_ENLARGEMENT = 4
 
 @dataclass(frozen=True)
 class TextToImageModel:
-    """A text-to-image model on a device, with what belongs to it.
+    """A text-to-image model on a device, with what belongs to it; its weights stay as they are.
 
     ``native`` is the side in pixels of what the network draws; ``styles`` are names, number 1 first;
-    ``defaults`` fill what a request leaves open.
+    ``defaults`` fill what a request leaves open. ``half_network`` and ``half_upsampler`` are for passes that
+    autocast computes in bfloat16.
     """
 
     name: str
@@ -80,6 +83,16 @@ class TextToImageModel:
     styles: tuple[str, ...]
     defaults: SamplingDefaults
     path: NoisePath = field(default_factory=Flow)
+
+    @cached_property
+    def half_network(self) -> ShellDiT:
+        """The network with weights that need no conversion, made when it is first asked for."""
+        return in_bfloat16(self.network)
+
+    @cached_property
+    def half_upsampler(self) -> Upsampler | None:
+        """The upsampler likewise."""
+        return None if self.upsampler is None else in_bfloat16(self.upsampler)
 
     @property
     def native(self) -> int:
@@ -167,13 +180,14 @@ class Loader:
 
         A Stable Diffusion, by its path or by its name in the folders of
         :mod:`vitrail.store.model_folders`, is of kind :data:`STABLE_DIFFUSION`. Raises
-        :class:`ArtifactError` for a model that is not there or whose manifest is damaged.
+        :class:`ArtifactError` for a model that is not there or whose manifest is damaged; its files are read
+        and compared when it is loaded, not at every question.
         """
         if self._fixed is not None:
             return None
         if checkpoint_place(name) is not None:
             return STABLE_DIFFUSION
-        return artifacts.read_manifest(find_folder(name)).kind
+        return artifacts.read_manifest(find_folder(name), verify=False).kind
 
     def text_to_image(self, name: str) -> TextToImageModel | TokenModel:
         """Return the model called ``name`` (or the folder ``name``).

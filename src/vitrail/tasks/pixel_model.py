@@ -149,7 +149,8 @@ class PixelBound:
         styles = spread(words.styles.expand(copies, -1))
         x, sigma = x.repeat(copies, 1, 1, 1), sigma.repeat(copies)
         path = self.model.path
-        network, key = self.model.network, (copies, count, *(rows or ()))
+        key = (copies, count, *(rows or ()))
+        network = self.model.half_network if self.precision == "bfloat16" else self.model.network
         with autocast(x.device, self.precision):
             if key not in self._sketches:
                 self._sketches[key] = network.sketch(states, mask, styles)
@@ -210,7 +211,7 @@ class PixelModel:
 
     def enlarge(self, pixels: Tensor, factor: int, precision: Precision) -> Tensor:
         """Return pictures (B, 3, H, W) ``factor`` times larger; a factor that :attr:`sizes` allows."""
-        upsampler = self.inner.upsampler
+        upsampler = self.inner.half_upsampler if precision == "bfloat16" else self.inner.upsampler
         while factor > 1 and upsampler is not None:
             with autocast(pixels.device, precision):
                 pixels = upsampler(pixels.clamp(-1.0, 1.0)).float()
