@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
 
 from vitrail.errors import InputError, NonFiniteError
@@ -19,6 +20,9 @@ from vitrail.models.gan_layers import (
     SpectralNorm,
     advance_spectral,
     batch_spread,
+    convolve_doubled,
+    convolve_halved,
+    halve,
     orthogonal_init,
     orthogonal_penalty,
     spectral,
@@ -230,6 +234,30 @@ def test_batch_spread_is_the_mean_deviation_of_a_group() -> None:
         torch.testing.assert_close(y[first::2, 2], wanted.expand(4, 3, 3))
     assert batch_spread(x[:3]).shape == (3, 3, 3, 3)
     assert float(batch_spread(x[:1].expand(4, -1, -1, -1))[:, 2].max()) < 1e-3
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_resizing_and_convolving_at_once_is_one_after_the_other(bound: bool) -> None:
+    layer = nn.Conv2d(5, 7, 3, padding=1).double()
+    if bound:
+        spectral(layer)
+    x = torch.randn(3, 5, 8, 6, dtype=torch.float64, requires_grad=True)
+    pairs = (
+        (convolve_doubled(layer, x), layer(functional.interpolate(x, scale_factor=2.0))),
+        (convolve_halved(layer, x), functional.avg_pool2d(layer(x), 2)),
+        (halve(x), functional.avg_pool2d(x, 2)),
+    )
+    for got, wanted in pairs:
+        torch.testing.assert_close(got, wanted)
+        weights = torch.randn_like(got)
+        # Through the weights too, unless nothing is convolved.
+        leaves = [x, *(layer.parameters() if got is not pairs[2][0] else ())]
+        for mine, theirs in zip(
+            torch.autograd.grad((got * weights).sum(), leaves, retain_graph=True),
+            torch.autograd.grad((wanted * weights).sum(), leaves, retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, theirs)
 
 
 def test_orthogonal_start_and_penalty() -> None:

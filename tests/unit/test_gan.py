@@ -134,6 +134,23 @@ def test_truncation_narrows_the_pictures() -> None:
     assert spread[0] < 0.6 * spread[2]
 
 
+@pytest.mark.parametrize("width", [8, 24, 64])
+def test_a_discriminator_without_normalisation_begins_with_something_to_say(width: int) -> None:
+    """What it tells the generator does not vanish before training, however narrow it is.
+
+    Weights of deviation 0.02, which are right before a normalisation, leave 0.008 of the slope at width 8,
+    0.07 at 24 and 0.5 at 64, where the right size gives 0.7 to 0.9 at all of them.
+    """
+    torch.manual_seed(0)
+    config = DCGANConfig(image_size=32, channels=1, classes=10)
+    judge = build_discriminator(config, GANDiscriminatorConfig(width=width, normalisation="none"))
+    pictures = torch.randn(64, 1, 32, 32).repeat(1, 3, 1, 1).requires_grad_(True)
+    logits = judge(pictures, torch.arange(64) % 10)
+    (slope,) = torch.autograd.grad(logits.sum(), pictures)
+    assert 0.6 < float(slope.square().sum((1, 2, 3)).mean().sqrt()) < 1.5
+    assert 0.5 < float(logits.detach().std()) < 2.0
+
+
 def test_classes_must_fit() -> None:
     network = make()
     with pytest.raises(InputError, match="no classes"):

@@ -19,6 +19,9 @@ from vitrail.models.gan_layers import (
     ConditionalBatchNorm,
     SelfAttention,
     batch_spread,
+    convolve_doubled,
+    convolve_halved,
+    halve,
     orthogonal_init,
     spectral,
 )
@@ -200,8 +203,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         known = (condition,) if self.conditional else ()
-        hidden = functional.interpolate(functional.relu(self.norm1(x, *known)), scale_factor=2.0)
-        hidden = self.conv1(hidden)
+        hidden = convolve_doubled(self.conv1, functional.relu(self.norm1(x, *known)))
         hidden = self.conv2(functional.relu(self.norm2(hidden, *known)))
         # A 1x1 convolution and repeating pixels commute: the small picture is cheaper.
         result: Tensor = hidden + functional.interpolate(self.skip(x), scale_factor=2.0)
@@ -256,7 +258,10 @@ class DCGANDiscriminator(Discriminator):
         # Not on the first layer, as the paper says.
         self.norms = nn.ModuleList(AffineBatchNorm(width) for width in chain[2:]) if batch else None
         self.last = nn.Conv2d(self.widths[-1] + int(settings.spread), self.widths[-1], BOTTOM)
-        _dcgan_init(self)
+        if self.norm_kind == "none":
+            _scale_kept_init(self)
+        else:
+            _dcgan_init(self)
         if self.norm_kind == "spectral":
             _bound(self, nn.Conv2d, nn.Linear, nn.Embedding)
 
@@ -318,11 +323,11 @@ class DownBlock(nn.Module):
         hidden = x if self.norm1 is None else self.norm1(x)
         hidden = self.conv1(hidden if self.first else functional.relu(hidden))
         hidden = hidden if self.norm2 is None else self.norm2(hidden)
-        hidden = self.conv2(functional.relu(hidden))
+        hidden = functional.relu(hidden)
+        hidden = convolve_halved(self.conv2, hidden) if self.down else self.conv2(hidden)
         # Averaging commutes with the 1x1 convolution; before it, it is cheaper.
-        short = functional.avg_pool2d(x, 2) if self.down else x
-        short = short if self.skip is None else self.skip(short)
-        result: Tensor = short + (functional.avg_pool2d(hidden, 2) if self.down else hidden)
+        short = halve(x) if self.down else x
+        result: Tensor = hidden + (short if self.skip is None else self.skip(short))
         return result
 
 
@@ -341,6 +346,21 @@ def _dcgan_init(network: nn.Module) -> None:
             nn.init.normal_(module.weight, 0.0, 0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def _scale_kept_init(network: nn.Module) -> None:
+    """Normal weights that keep the size of what passes (He et al., arXiv:1502.01852, eq. 15, slope 0.2).
+
+    With DCGAN's own 0.02 and no normalisation, a narrow discriminator's logits begin ten to a hundred times
+    smaller than its pictures' contrast, and so does what it tells the generator.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, 0.2)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, 0.0, module.embedding_dim**-0.5)
 
 
 def _bound(network: nn.Module, *kinds: type[nn.Module]) -> None:

@@ -25,6 +25,9 @@ __all__ = [
     "SpectralNorm",
     "advance_spectral",
     "batch_spread",
+    "convolve_doubled",
+    "convolve_halved",
+    "halve",
     "orthogonal_init",
     "orthogonal_penalty",
     "spectral",
@@ -203,6 +206,39 @@ class SelfAttention(nn.Module):
         drawn = self.out(attended.transpose(1, 2).reshape(len(x), -1, *x.shape[2:]))
         result: Tensor = x + self.gamma * drawn
         return result
+
+
+def convolve_doubled(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return ``layer`` of x (B, C, H, W) with every pixel repeated to 2 x 2, (B, C', 2H, 2W).
+
+    For a 3 x 3 kernel and padding 1. Repeating and convolving are one transposed convolution, whose 4 x 4
+    kernel is the layer's, flipped, summed over the places that show it the same pixel: 4 products a value
+    in place of 9, and the larger picture is never held.
+    """
+    kernel = _spread_kernel(layer.weight.flip(2, 3)).transpose(0, 1)
+    return functional.conv_transpose2d(x, kernel, layer.bias, stride=2, padding=1)
+
+
+def convolve_halved(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return the means of 2 x 2 pixels of ``layer`` of x (B, C, H, W), H and W even: (B, C', H/2, W/2).
+
+    For a 3 x 3 kernel and padding 1: one 4 x 4 convolution of stride 2, as in :func:`convolve_doubled`.
+    """
+    return functional.conv2d(x, 0.25 * _spread_kernel(layer.weight), layer.bias, stride=2, padding=1)
+
+
+def halve(x: Tensor) -> Tensor:
+    """Return the means of 2 x 2 pixels of x (B, C, H, W), H and W even.
+
+    Halfway between two pixels, bilinear resizing is their mean, at half the time of torch's pooling.
+    """
+    return functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False)
+
+
+def _spread_kernel(kernel: Tensor) -> Tensor:
+    """Convolve a kernel (..., 3, 3) with a square of 2 x 2 ones: (..., 4, 4)."""
+    wide = functional.pad(kernel, (0, 1)) + functional.pad(kernel, (1, 0))
+    return functional.pad(wide, (0, 0, 0, 1)) + functional.pad(wide, (0, 0, 1, 0))
 
 
 def batch_spread(x: Tensor, group: int = 4) -> Tensor:
