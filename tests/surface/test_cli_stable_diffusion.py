@@ -153,6 +153,22 @@ def test_a_lora_lies_anywhere_and_changes_the_picture(tmp_path: Path) -> None:
     assert pictures[0] == pictures[2] != pictures[1]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("一只猫在花园里", "提示：该模型的文本编码器只懂英文；请用英文写提示词，例如：a cat in a garden\n"),
+        ("(猫:1.3)", "提示：该模型的文本编码器只懂英文；请用英文写提示词\n"),
+        ("a cat", ""),
+    ],
+)
+def test_a_chinese_prompt_is_not_taken_for_understood(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, prompt: str, said: str
+) -> None:
+    target = str(tmp_path / "x.png")
+    assert main(("generate", prompt, *GENERATE[2:], "-o", target, "--lang", "zh")) == 0
+    assert capsys.readouterr().err == said
+
+
 def test_folder_and_file_draw_the_same(tmp_path: Path) -> None:
     drawn = []
     for number, model in enumerate(("sd1", "single/one.safetensors")):

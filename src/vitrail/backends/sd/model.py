@@ -29,6 +29,7 @@ from vitrail.backends.sd.lora_files import LoraFile, read_lora
 from vitrail.backends.sd.parts import Parts
 from vitrail.backends.sd.prompt_grammar import parse
 from vitrail.backends.sd.textual_inversion import named_in, read_embedding
+from vitrail.backends.sd.words import chinese_hint
 from vitrail.errors import ArtifactError, InputError
 from vitrail.files import shown
 from vitrail.kernels import accelerate
@@ -240,6 +241,8 @@ class StableDiffusion:
         ]
         embeddings, more = self._embeddings_in(f"{prompt}\n{negative_prompt}")
         hints = [*self.parts.hints, *more]
+        if (hint := chinese_hint(prompt)) is not None:
+            hints.append(hint)
         if given.hypernetworks or negative.hypernetworks:
             hints.append("hypernetworks are not supported; their tags were left out")
         payload = Payload(

