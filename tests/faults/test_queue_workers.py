@@ -18,8 +18,10 @@ import pytest
 from vitrail.errors import InputError, UnknownJobError
 from vitrail.provenance import metadata
 from vitrail.schema import TextToImageRequest, parse
+from vitrail.serving import durable
 from vitrail.serving.durable import DurableEngine
 from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent
+from vitrail.serving.queue_watch import Watch
 from vitrail.store.gallery import picture_id
 
 WAIT = 60.0
@@ -55,6 +57,25 @@ def engine(folder: Path) -> Iterator[DurableEngine]:
         str(folder), hands=light_hands.COMMAND, silence=2.5, stall=2.5, batch=1, device="cpu"
     ) as made:
         yield made
+
+
+def test_a_worker_tells_its_server_what_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who follows a job waits for no look at the database: here the first one comes after a minute."""
+    monkeypatch.setattr(durable, "Watch", lambda store, seconds: Watch(store, 60.0))
+    with DurableEngine(str(tmp_path), hands=light_hands.COMMAND, device="cpu") as engine:
+        wait_for_workers(engine)
+        began = time.monotonic()
+        events = list(engine.events(engine.submit(request("draw 0.2", steps=3)).id, timeout=50.0))
+        assert events[-1].job.state == "succeeded"
+        assert {event.type for event in events} == {"state", "progress", "preview", "picture"}
+        assert time.monotonic() - began < 30.0
+
+
+def wait_for_workers(engine: DurableEngine) -> None:
+    until = time.monotonic() + WAIT
+    while not engine.workers():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_a_job_is_done_and_its_pictures_are_in_the_gallery(engine: DurableEngine) -> None:

@@ -205,6 +205,7 @@ def serve(
             queue_limit=numbers["queue_limit"],
             workers=numbers["workers"],
             warm=options.warm,
+            started=False,
         ) as engine,
     ):
         app = make_app(
@@ -219,7 +220,15 @@ def serve(
             add=None if add is None else lambda inner: add(inner, engine),
         )
         address = _address(host, listening.getsockname()[1])
-        server = uvicorn.Server(
+
+        class Served(uvicorn.Server):
+            """Starts the workers once it can answer: they load for seconds, and nobody waits for them yet."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                engine.start()
+
+        server = Served(
             uvicorn.Config(
                 app,
                 log_level="warning",
@@ -277,7 +286,8 @@ def _bound(host: str, port: int, *, retry: bool) -> socket.socket:
     for number in range(port, port + 20 if retry else port + 1):
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listening = socket.socket(family, socket.SOCK_STREAM)
+            # Said to be TCP, for asyncio sends at once on no other: an answer in two parts would wait 40 ms.
+            listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
             try:
                 if os.name != "nt":
                     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -12,15 +12,16 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from vitrail.errors import InputError
+from vitrail.errors import InputError, StorageError
 from vitrail.files import ensure_folder, shown
 from vitrail.request_fields import Model
 from vitrail.serving.jobs import Job, JobEvent, State
 from vitrail.serving.queue_claims import LEASE, take_back_lost
+from vitrail.serving.queue_requests import Lane, lane_of
 from vitrail.serving.queue_store import QueueStore
 from vitrail.serving.queue_watch import Watch
 from vitrail.serving.queue_worker import HANDS, WorkerSettings
@@ -50,6 +51,7 @@ class DurableEngine:
     warm: models that the workers load before the first job comes.
     batch: jobs that a worker may take for one pass.
     hands, lease, silence, stall: see :class:`vitrail.serving.queue_worker.WorkerSettings`.
+    started: False leaves the workers, and on SQLite what takes long to load, to :meth:`start`.
 
     Raises :class:`InputError` for settings that cannot be, :class:`~vitrail.errors.StorageError` where the
     database or a folder cannot be written.
@@ -69,11 +71,12 @@ class DurableEngine:
         preview_every: int = 2,
         format: Literal["png", "jpeg", "webp"] = "png",
         warm: Sequence[str] = (),
-        batch: int = 8,
+        batch: int = 16,
         hands: Sequence[str] = HANDS,
         lease: float = LEASE,
         silence: float = 60.0,
         stall: float = 180.0,
+        started: bool = True,
     ) -> None:
         if not 0 <= workers <= MAX_WORKERS:
             raise InputError(f"workers {shown(workers, 20)} is out of range; allowed 0 to {MAX_WORKERS}")
@@ -96,19 +99,43 @@ class DurableEngine:
             lease=lease,
             silence=silence,
             stall=stall,
+            beside=workers,
         )
-        self._database, self._gallery, self._permits = settings.open()
+        # Whoever begins later looks at a page first. A server's refusal is to be told at once, though.
+        later = not started and (database is None or database.startswith("sqlite"))
+        self._database, self._gallery, self._permits = settings.open(later=later)
         self._store = QueueStore(self._database, self._permits, queue_limit)
         self._work = settings.work
-        self._watch = Watch(self._store, 0.05 if self._database.sqlite else 0.1)
-        take_back_lost(self._database, self._permits)
-        self._workers = [_Beside(settings, number) for number in range(workers)]
+        # Workers beside us tell what they do; looking is for those elsewhere, who may share the queue.
+        self._watch = Watch(self._store, 0.25 if workers else 0.05 if self._database.sqlite else 0.1)
+        self._starting: threading.Thread | None = None
+        self._workers = [_Beside(settings, number, self._watch.told) for number in range(workers)]
+        if started:
+            self._start()
 
     def __enter__(self) -> DurableEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def start(self) -> None:
+        """Begin the work of an engine that was not ``started``, beside the caller's own; once."""
+
+        def begin() -> None:
+            with contextlib.suppress(StorageError):  # whoever asks for work next is told
+                self._start()
+
+        self._starting = threading.Thread(target=begin, name="vitrail-start", daemon=True)
+        self._starting.start()
+
+    def _start(self) -> None:
+        try:
+            self._permits.prepare()
+            take_back_lost(self._database, self._permits)
+        finally:
+            for worker in self._workers:
+                worker.start()
 
     @property
     def gallery(self) -> Gallery:
@@ -129,7 +156,7 @@ class DurableEngine:
         """As :meth:`vitrail.serving.jobs.JobEngine.submit`."""
         job = self._store.submit(request, key)
         for worker in self._workers:
-            worker.wake()
+            worker.wake(lane_of(job.kind))
         return job
 
     def job(self, id: str) -> Job:
@@ -175,6 +202,8 @@ class DurableEngine:
 
     def close(self) -> None:
         """End the workers beside this engine; what they were doing waits again. Ends all event streams."""
+        if self._starting is not None:
+            self._starting.join()
         self._watch.close()
         for worker in self._workers:
             worker.close()
@@ -183,32 +212,41 @@ class DurableEngine:
 
 
 class _Beside:
-    """A worker process beside this one; if it ends it is started again, the sooner the longer it lived."""
+    """A worker process beside this one; if it ends it is started again, the sooner the longer it lived.
 
-    def __init__(self, settings: WorkerSettings, number: int) -> None:
+    ``told`` hears (job, number of its newest event) of everything that it does.
+    """
+
+    def __init__(self, settings: WorkerSettings, number: int, told: Callable[[str, int], None]) -> None:
         self._settings = settings.model_dump_json().encode() + b"\n"
+        self._told = told
         self._closed = threading.Event()
         self._talk = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name=f"vitrail-worker-{number}", daemon=True)
+
+    def start(self) -> None:
+        """Start the process."""
         self._thread.start()
 
-    def wake(self) -> None:
-        """Say that there is a new job; without it the job's permit is found a few looks later."""
+    def wake(self, lane: Lane) -> None:
+        """Say that there is a new job; without it the job's permit is found a look later."""
         with self._talk, contextlib.suppress(OSError, ValueError):
             if self._process is not None and self._process.stdin is not None:
-                os.write(self._process.stdin.fileno(), b"\n")
+                os.write(self._process.stdin.fileno(), f"{lane}\n".encode())
 
     def close(self) -> None:
         """Let the process give back what it does, and end it."""
         self._closed.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _keep(self) -> None:
         pause = 0.2
         while not self._closed.is_set():
-            with subprocess.Popen(_WORKER, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+            with subprocess.Popen(_WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
                 assert process.stdin is not None
+                threading.Thread(target=self._listen, args=(process,), daemon=True).start()
                 with contextlib.suppress(OSError):  # it ended at once; that is seen below
                     process.stdin.write(self._settings)
                     process.stdin.flush()
@@ -222,8 +260,18 @@ class _Beside:
                     self._process = None
                 if self._closed.is_set():
                     try:
-                        process.communicate(timeout=12)  # closes its input, which is the sign to end
+                        with contextlib.suppress(OSError):
+                            process.stdin.close()  # the sign to end
+                        process.wait(12)
                     except subprocess.TimeoutExpired:
                         process.kill()
             pause = 0.2 if lived > 30 else min(10.0, pause * 2)
             self._closed.wait(pause)
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(ValueError):  # closed meanwhile
+            for line in process.stdout:
+                id, _, seq = line.decode("ascii", "replace").partition(" ")
+                if seq.strip().isdecimal():
+                    self._told(id, int(seq))

@@ -96,14 +96,14 @@ def make_app(
         separate_input_output_schemas=False,
     )
     handle_errors(app)
+    if add is not None:
+        add(app)  # first, for FastAPI builds what it passes on the way to a route: a page needs few of them
     app.include_router(job_router(engine, shelf, streams))
     app.include_router(picture_router(gallery))
     app.include_router(model_router(shelf))
     app.include_router(status_router(engine, gallery, metrics))
     app.include_router(a1111.make_router(engine, gallery, shelf, streams))
     app.include_router(openai.make_router(engine, gallery, shelf, streams))
-    if add is not None:
-        add(app)
     _describe(app)
     allowed = frozenset(origin.rstrip("/") for origin in origins)
     inner: ASGIApp = metrics.around(app)

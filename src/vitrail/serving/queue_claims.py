@@ -2,12 +2,15 @@
 
 A claim names the worker and the number of the attempt. Every word about a job holds only while both are still
 the job's: a worker that was cut off for long, and whose job another one has taken up, changes nothing.
+
+Of all that is said about a job only its end waits for the disk. What a crash of the machine undoes before it
+(a claim, a picture told) is done again with the same outcome, and the commit of the end keeps all of it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -41,10 +44,25 @@ class Claim:
     files: dict[str, bytes] = field(repr=False)
 
 
-class Claims:
-    """What worker ``worker`` does in the queue; for any number of threads."""
+def _to_nobody(id: str, seq: int) -> None:
+    """Tell nobody."""
 
-    def __init__(self, database: Database, permits: Permits, worker: Identity, lease: float = LEASE) -> None:
+
+class Claims:
+    """What worker ``worker`` does in the queue; for any number of threads.
+
+    ``tell`` hears (job, number of its newest event) after each change, so that who waits for it need not ask.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        permits: Permits,
+        worker: Identity,
+        lease: float = LEASE,
+        tell: Callable[[str, int], None] = _to_nobody,
+    ) -> None:
+        self._tell = tell
         self._database = database
         self._permits = permits
         self._worker = worker
@@ -86,7 +104,7 @@ class Claims:
         """
         waits = sa.select(JOBS).where(JOBS.c.state == "queued", JOBS.c.lane == lane)
         in_order = waits.order_by(JOBS.c.place, JOBS.c.n).with_for_update(skip_locked=True)
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:
             first = connection.execute(in_order.limit(1)).one_or_none()
             if first is None:
                 return []
@@ -97,35 +115,44 @@ class Claims:
                 if share > 0:
                     rows += connection.execute(in_order.where(*alike).limit(share)).all()
             now = self._database.now(connection)
-            return [self._take(connection, row, now) for row in rows]
+            claims = [self._take(connection, row, now) for row in rows]
+        for row in rows:
+            self._tell(row.id, row.seq + 1)
+        return claims
 
     def progress(self, claim: Claim, step: int, steps: int, eta: float | None) -> bool:
         """Tell how far the work is; False if it should stop."""
         with self._database.write(durable=False) as connection:
             values = {"step": step, "steps": steps, "eta": eta, "seq": JOBS.c.seq + 1}
-            cancel = connection.execute(
+            row = connection.execute(
                 sa.update(JOBS)
                 .where(JOBS.c.id == claim.id, *self._mine(claim))
                 .values(**values, progress_seq=JOBS.c.seq + 1)
-                .returning(JOBS.c.cancel)
-            ).scalar()
-        return cancel is not None and not cancel
+                .returning(JOBS.c.cancel, JOBS.c.seq)
+            ).one_or_none()
+        if row is None:
+            return False
+        self._tell(claim.id, row.seq)
+        return not row.cancel
 
     def preview(self, claim: Claim, data: bytes) -> None:
         """Show how the work stands; ``data`` is a PNG."""
         with self._database.write(durable=False) as connection:
-            shown = connection.execute(
+            seq = connection.execute(
                 sa.update(JOBS)
                 .where(JOBS.c.id == claim.id, *self._mine(claim))
                 .values(seq=JOBS.c.seq + 1, preview_seq=JOBS.c.seq + 1)
-            )
-            if shown.rowcount:
+                .returning(JOBS.c.seq)
+            ).scalar()
+            if seq is not None:
                 connection.execute(sa.delete(PREVIEWS).where(PREVIEWS.c.job == claim.id))
                 connection.execute(sa.insert(PREVIEWS).values(job=claim.id, data=data))
+        if seq is not None:
+            self._tell(claim.id, seq)
 
     def picture(self, claim: Claim, index: int, picture: Picture) -> None:
         """Tell of a picture that lies in the gallery."""
-        with self._database.write() as connection:
+        with self._database.write(durable=False) as connection:
             held = sa.select(JOBS.c.id).where(JOBS.c.id == claim.id, *self._mine(claim)).with_for_update()
             if connection.execute(held).one_or_none() is None:
                 return
@@ -142,13 +169,15 @@ class Claims:
                 )
             )
             now = self._database.now(connection)
-            change(connection, claim.id, "picture", now, {}, *self._mine(claim), picture=picture.id)
+            row = change(connection, claim.id, "picture", now, {}, *self._mine(claim), picture=picture.id)
+        self._changed(row)
 
     def log(self, claim: Claim, line: str) -> None:
         """Tell a line of a long work's progress."""
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            change(connection, claim.id, "log", now, {}, *self._mine(claim), message=line[:2000])
+            row = change(connection, claim.id, "log", now, {}, *self._mine(claim), message=line[:2000])
+        self._changed(row)
 
     def finish(
         self,
@@ -165,7 +194,8 @@ class Claims:
             values["step"] = JOBS.c.steps
         with self._database.write() as connection:
             now = self._database.now(connection)
-            end(connection, claim.id, now, values | {"message": message}, *self._mine(claim))
+            row = end(connection, claim.id, now, values | {"message": message}, *self._mine(claim))
+        self._changed(row)
 
     def give_back(self, claim: Claim, killed: str | None = None) -> None:
         """Let another one begin the job again, or give it up: ``killed`` says what its worker died of."""
@@ -205,6 +235,10 @@ class Claims:
         with self._database.write() as connection:
             now = self._database.now(connection)
             self._permits.add(connection, f"{lane}-{name or int(now // 5)}", lane)
+
+    def _changed(self, row: Row | None) -> None:
+        if row is not None:
+            self._tell(row.id, row.seq)
 
     def _mine(self, claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
         return (

@@ -9,7 +9,9 @@ nothing to do is over at once.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import threading
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -32,28 +34,54 @@ _QUEUES: dict[Lane, str] = {"pictures": "vitrail-pictures", "long": "vitrail-lon
 #: Workers of any version take any permit: which work a version can do is said by the request itself.
 _VERSION = "vitrail"
 _POLL = 0.05
+#: Where every worker is woken for every job, permits are for what went wrong, and can wait.
+_POLL_WOKEN = 1.0
 _KEEP = timedelta(minutes=10)
 
 
 class Permits:
-    """What the accepting side does with permits; for any number of threads."""
+    """What the accepting side does with permits; for any number of threads.
 
-    def __init__(self, database: Database) -> None:
-        dbos = _dbos()
-        url = address(database)
-        try:
-            dbos.DBOS.migrate(url)
-        except exc.DBAPIError as error:
-            raise StorageError(
-                f"the database {database.shown} refused DBOS's tables: {shown(error)}"
-            ) from error
-        self._client: DBOSClient = dbos.DBOSClient(
-            system_database_url=url,
-            serializer=dbos.DBOSPortableJSONSerializer(),
-            system_database_pool_size=2,
-            lazy=True,
-            retry_connection_errors=False,
-        )
+    ``later``: leave DBOS, which takes a quarter of a second to import, to :meth:`prepare`.
+    """
+
+    def __init__(self, database: Database, *, later: bool = False) -> None:
+        self._database = database
+        self._preparing = threading.Lock()
+        self._made: DBOSClient | None = None
+        if not later:
+            self.prepare()
+        elif importlib.util.find_spec("dbos") is None:
+            raise MissingExtraError("dbos", "server")
+
+    def prepare(self) -> None:
+        """Make sure that permits can be added; not from inside a transaction, for it may make tables.
+
+        Raises :class:`~vitrail.errors.StorageError` where the database refuses them.
+        """
+        with self._preparing:
+            if self._made is not None:
+                return
+            dbos = _dbos()
+            url = address(self._database)
+            try:
+                dbos.DBOS.migrate(url)
+            except exc.DBAPIError as error:
+                raise StorageError(
+                    f"the database {self._database.shown} refused DBOS's tables: {shown(error)}"
+                ) from error
+            self._made = dbos.DBOSClient(
+                system_database_url=url,
+                serializer=dbos.DBOSPortableJSONSerializer(),
+                system_database_pool_size=2,
+                lazy=True,
+                retry_connection_errors=False,
+            )
+
+    @property
+    def _client(self) -> DBOSClient:
+        assert self._made is not None, "prepare() comes first"
+        return self._made
 
     def add(self, connection: sa.Connection, name: str, lane: Lane) -> None:
         """Enqueue a permit in the caller's transaction; a ``name`` that was used before adds none."""
@@ -81,7 +109,8 @@ class Permits:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.destroy()
+        if self._made is not None:
+            self._made.destroy()
 
 
 def serve_permits(database: Database, worker: str, take: Callable[[Lane], None]) -> None:
@@ -102,7 +131,7 @@ def serve_permits(database: Database, worker: str, take: Callable[[Lane], None])
         "use_listen_notify": False,
         "scheduler_polling_interval_sec": 3600.0,
         # We wait for no notification, but for the end of the thread that looks for them when we stop.
-        "notification_listener_polling_interval_sec": 0.2 if database.sqlite else 2.0,
+        "notification_listener_polling_interval_sec": 0.5 if database.sqlite else 2.0,
     }
     dbos.DBOS(config=config)
 
@@ -118,14 +147,15 @@ def serve_permits(database: Database, worker: str, take: Callable[[Lane], None])
         )
 
 
-def pace(workers: int) -> float:
-    """Seconds between two looks of one worker, in a fleet of so many."""
-    return max(_POLL, workers * len(_QUEUES) / 500)
+def pace(workers: int, *, woken: bool = False) -> float:
+    """Seconds between two looks of one worker, in a fleet of so many: so that the database is asked at most
+    500 times a second, and seldom where all of them are ``woken`` for every job.
+    """
+    return max(_POLL_WOKEN if woken else _POLL, workers * len(_QUEUES) / 500)
 
 
-def set_pace(workers: int) -> None:
-    """Let every worker look for permits so often that the database is asked at most 500 times a second."""
-    wanted = pace(workers)
+def set_pace(wanted: float) -> None:
+    """Let every worker look for permits every ``wanted`` seconds."""
     for name in _QUEUES.values():
         queue = _dbos().DBOS.retrieve_queue(name)
         if queue is not None and abs(queue.polling_interval_sec - wanted) > wanted / 4:

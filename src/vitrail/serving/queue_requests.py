@@ -19,7 +19,7 @@ from vitrail.schema import Request
 from vitrail.serving.long_work import LONG_KINDS
 from vitrail.validation import parse
 
-__all__ = ["Lane", "Stored", "read_request", "store_request"]
+__all__ = ["Lane", "Stored", "lane_of", "read_request", "store_request"]
 
 Lane = Literal["pictures", "long"]
 
@@ -46,6 +46,11 @@ def kinds() -> dict[str, type[Model]]:
     return {model.model_fields["kind"].default: model for model in _members(Request)} | LONG_KINDS
 
 
+def lane_of(kind: str) -> Lane:
+    """Where jobs of this kind wait: pictures do not wait for long works."""
+    return "long" if kind in LONG_KINDS else "pictures"
+
+
 def store_request(request: Model) -> Stored:
     """Return ``request`` in the form in which it waits. Raises :class:`InputError` for any other object."""
     kind = getattr(request, "kind", None)
@@ -63,7 +68,7 @@ def store_request(request: Model) -> Stored:
     files = {file.sha256: file.data for file in _files(request)}
     return Stored(
         kind=kind,
-        lane="long" if kind in LONG_KINDS else "pictures",
+        lane=lane_of(kind),
         title=_title(request, kind),
         text=_text(plain),
         digest=digest,

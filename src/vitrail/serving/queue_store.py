@@ -41,6 +41,7 @@ class QueueStore:
         if key is not None and not (0 < len(key) <= MAX_KEY and key.isprintable()):
             raise InputError(f"an idempotency key has 1 to {MAX_KEY} printable characters")
         stored = store_request(request)
+        self._permits.prepare()
         try:
             return self._accept(stored, key)
         except exc.IntegrityError:  # the same key came in twice at the same moment

@@ -1,10 +1,13 @@
-"""Tells those who follow jobs when something has happened: one question to the database for all of them."""
+"""Tells those who follow jobs when something has happened, each of them about its own job alone.
+
+A worker beside this process tells what it changes (:meth:`Watch.told`). What others change in the same
+database is found by looking: one question for all jobs that somebody follows.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 
 from vitrail.errors import StorageError
@@ -19,62 +22,70 @@ class Watch:
     def __init__(self, store: QueueStore, seconds: float) -> None:
         self._store = store
         self._seconds = seconds
-        self._changed = threading.Condition()
-        self._followers: dict[str, int] = {}
-        self._newest: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._followed: dict[str, _Followed] = {}
         self._thread: threading.Thread | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     @contextlib.contextmanager
     def following(self, id: str) -> Iterator[None]:
         """In the block, :meth:`wait` may be asked about the job."""
-        with self._changed:
-            self._followers[id] = self._followers.get(id, 0) + 1
-            if self._thread is None:
+        with self._lock:
+            followed = self._followed.setdefault(id, _Followed(self._lock))
+            followed.count += 1
+            if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(target=self._look, name="vitrail-watch", daemon=True)
                 self._thread.start()
         try:
             yield
         finally:
-            with self._changed:
-                self._followers[id] -= 1
-                if not self._followers[id]:
-                    del self._followers[id]
-                    self._newest.pop(id, None)
+            with self._lock:
+                followed.count -= 1
+                if not followed.count:
+                    del self._followed[id]
 
     def wait(self, id: str, after: int, timeout: float | None) -> bool:
         """Wait until the job has an event above ``after``; False after ``timeout``, or when all is closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._newest.get(id, 0) > after, timeout)
-            return not self._closed and self._newest.get(id, 0) > after
+        with self._lock:
+            followed = self._followed[id]
+            followed.changed.wait_for(lambda: self._closed.is_set() or followed.newest > after, timeout)
+            return not self._closed.is_set() and followed.newest > after
 
     def told(self, id: str, seq: int) -> None:
-        """This very process has changed the job: nobody needs to wait for the next look."""
-        with self._changed:
-            if id in self._followers:
-                self._newest[id] = max(seq, self._newest.get(id, 0))
-                self._changed.notify_all()
+        """The job has an event of this number: nobody needs to wait for the next look."""
+        with self._lock:
+            followed = self._followed.get(id)
+            if followed is not None and seq > followed.newest:
+                followed.newest = seq
+                followed.changed.notify_all()
 
     def close(self) -> None:
         """Let everybody who waits go."""
-        with self._changed:
-            self._closed = True
+        self._closed.set()
+        with self._lock:
             thread = self._thread
-            self._changed.notify_all()
+            for followed in self._followed.values():
+                followed.changed.notify_all()
         if thread is not None:
             thread.join(5)
 
     def _look(self) -> None:
         while True:
-            with self._changed:
-                if self._closed or not self._followers:
+            with self._lock:
+                if self._closed.is_set() or not self._followed:
                     self._thread = None
                     return
-                ids = list(self._followers)
+                ids = list(self._followed)
             with contextlib.suppress(StorageError):  # the next look may find it well
-                newest = self._store.newest(ids)
-                with self._changed:
-                    if any(newest[id] > self._newest.get(id, 0) for id in newest):
-                        self._newest.update((id, newest[id]) for id in newest if id in self._followers)
-                        self._changed.notify_all()
-            time.sleep(self._seconds)
+                for id, seq in self._store.newest(ids).items():
+                    self.told(id, seq)
+            self._closed.wait(self._seconds)
+
+
+class _Followed:
+    """A job that ``count`` iterators follow; ``newest``: the number of the newest event that is known."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.count = 0
+        self.newest = 0
+        self.changed = threading.Condition(lock)

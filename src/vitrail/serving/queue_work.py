@@ -28,7 +28,9 @@ from vitrail.tasks.core import TASKS
 __all__ = ["ModelWork"]
 
 #: Seconds between two words about progress, and between two previews: a quick model makes more than are seen.
-_TELL_EVERY, _SHOW_EVERY = 0.05, 0.25
+#: Of jobs that are done together each tells as much less, for every word is written down and sent on.
+_TELL_EVERY, _SHOW_EVERY = 0.1, 0.25
+_SELDOM_AT_MOST = 1.0
 
 
 class ModelWork:
@@ -82,7 +84,8 @@ class ModelWork:
 
     def _run_together(self, assignments: Sequence[Assignment], tell: Tell) -> None:
         """Run what may share network passes; a job that ends early leaves the others alone."""
-        outcomes = [_Outcome(assignment, tell, self._format) for assignment in assignments]
+        share = len(assignments)
+        outcomes = [_Outcome(assignment, tell, self._format, share) for assignment in assignments]
         contexts = [self._context(*pair) for pair in zip(assignments, outcomes, strict=True)]
         requests = [cast(TextToImageRequest, assignment.request) for assignment in assignments]
 
@@ -132,24 +135,28 @@ def _work_long(assignment: Assignment, tell: Tell, folder: Path) -> None:
 
 
 class _Outcome:
-    """Turns one job's events into what is told; the pictures of a walk are kept for its animation."""
+    """Turns one job's events into what is told; the pictures of a walk are kept for its animation.
 
-    def __init__(self, assignment: Assignment, tell: Tell, format: Format) -> None:
+    ``share``: how many jobs are done together.
+    """
+
+    def __init__(self, assignment: Assignment, tell: Tell, format: Format, share: int = 1) -> None:
         self._job = assignment.id
         self._request: Any = assignment.request
         self._tell = tell
         self._format: Format = format
         self._frames: list[tuple[Image.Image, ImageRecord]] = []
-        self._progress = _Seldom(_TELL_EVERY)
-        self._preview = _Seldom(_SHOW_EVERY)
+        self._progress = _Seldom(min(_SELDOM_AT_MOST, _TELL_EVERY * share))
+        self._preview = _Seldom(min(_SELDOM_AT_MOST, _SHOW_EVERY * share))
 
     def __call__(self, event: Event) -> None:
         match event:
             case Progress():
-                self._progress(
-                    partial(self._tell.progress, self._job, event.step, event.steps, event.eta),
-                    event.step in (1, event.steps),
-                )
+                # Not the last step: the picture follows at once.
+                if event.step != event.steps:
+                    self._progress(
+                        partial(self._tell.progress, self._job, event.step, event.steps, event.eta)
+                    )
             case Preview():
                 self._preview(partial(self._tell.preview, self._job, event.picture))
             case PictureDone():
@@ -167,14 +174,14 @@ class _Outcome:
 
 
 class _Seldom:
-    """Calls what it is given, but not again within ``seconds``, except what ``must`` be."""
+    """Calls what it is given, but not within ``seconds`` of its own beginning or of the last call."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._last = -seconds
+        self._last = time.monotonic()
 
-    def __call__(self, action: Callable[[], None], must: bool = False) -> None:
+    def __call__(self, action: Callable[[], None]) -> None:
         now = time.monotonic()
-        if must or now - self._last >= self._seconds:
+        if now - self._last >= self._seconds:
             self._last = now
             action()

@@ -7,6 +7,7 @@ pictures and, while there is one, one for a long work, may die without it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from vitrail.schema import ImageRecord
 from vitrail.serving.processes import Identity
 from vitrail.serving.queue_claims import LEASE, Claim, Claims, take_back_lost
 from vitrail.serving.queue_keeper import HandsLostError, Keeper, Patience, StoppedError
-from vitrail.serving.queue_permits import Permits, serve_permits, set_pace, stop_permits
+from vitrail.serving.queue_permits import Permits, pace, serve_permits, set_pace, stop_permits
 from vitrail.serving.queue_requests import Lane
 from vitrail.serving.queue_tables import TABLES
 from vitrail.store.database import Database
@@ -46,7 +47,8 @@ class WorkerSettings(Model):
     """What a worker is started with; as JSON it goes to the process of one beside a server.
 
     ``database`` None: the file in ``folder``. ``pictures`` None: in ``folder`` too. ``batch``: how many jobs
-    are taken for one pass. ``hands``: the command of the working process. The others are those of
+    are taken for one pass. ``hands``: the command of the working process. ``beside``: how many workers there
+    are beside the server that started this one, all of which it wakes for every job. The others are those of
     :class:`vitrail.serving.queue_work.ModelWork`, :class:`vitrail.serving.queue_keeper.Patience` and
     :data:`vitrail.serving.queue_claims.LEASE`.
     """
@@ -60,39 +62,44 @@ class WorkerSettings(Model):
     preview_every: int = 2
     format: Literal["png", "jpeg", "webp"] = "png"
     warm: tuple[str, ...] = ()
-    batch: int = 8
+    batch: int = 16
     hands: tuple[str, ...] = HANDS
     lease: float = LEASE
     silence: float = 60.0
     stall: float = 180.0
+    beside: int = 0
 
     @property
     def work(self) -> Path:
         """The folder in which long works leave what they make."""
         return Path(self.folder) / "work"
 
-    def open(self) -> tuple[Database, Gallery, Permits]:
-        """Open the database, with all its tables, and the gallery."""
+    def open(self, *, later: bool = False) -> tuple[Database, Gallery, Permits]:
+        """Open the database, with all its tables, and the gallery; ``later``: see :class:`Permits`."""
         database = Database(self.database, Path(self.folder) / "vitrail.sqlite")
         database.create(TABLES)
-        return database, Gallery(self.pictures or self.folder, database), Permits(database)
+        return database, Gallery(self.pictures or self.folder, database), Permits(database, later=later)
 
 
 class Worker:
-    """Takes jobs until :meth:`stop`; one a process, for DBOS is."""
+    """Takes jobs until :meth:`stop`; one a process, for DBOS is.
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    ``tell`` hears (job, number of its newest event) of everything that this worker does.
+    """
+
+    def __init__(self, settings: WorkerSettings, tell: Callable[[str, int], None] | None = None) -> None:
         self._settings = settings
         self._database, self._gallery, self._permits = settings.open()
         self._identity = Identity.mine()
-        self._claims = Claims(self._database, self._permits, self._identity, settings.lease)
+        told = {} if tell is None else {"tell": tell}
+        self._claims = Claims(self._database, self._permits, self._identity, settings.lease, **told)
         patience = Patience(settings.silence, settings.stall)
         # A file is asked at no cost, a server of many workers is not.
         patience.ask = 0.2 if self._database.sqlite else 0.5
         self._keepers = {lane: Keeper(self._command, patience) for lane in _LANES}
         self._busy = {lane: threading.Event() for lane in _LANES}
         self._turns = {lane: threading.Lock() for lane in _LANES}
-        self._woken = threading.Event()
+        self._woken = {lane: threading.Event() for lane in _LANES}
         self._stopping = threading.Event()
         self._serving = False
         self._pause = 0.0
@@ -114,8 +121,11 @@ class Worker:
         self._keepers["pictures"].start()  # it loads while we look around
         self._care()
         serve_permits(self._database, self._identity.name, self._take)
-        threading.Thread(target=self._answer, name="vitrail-woken", daemon=True).start()
+        for lane in _LANES:
+            threading.Thread(target=self._answer, args=(lane,), name=f"vitrail-{lane}", daemon=True).start()
         self._serving = True
+        for lane in _LANES:  # what waited before we came
+            self.wake(lane)
         tidied = time.monotonic()
         try:
             while not self._stopping.wait(BEAT):
@@ -135,9 +145,9 @@ class Worker:
             self._permits.close()
             self._database.close()
 
-    def wake(self) -> None:
+    def wake(self, lane: Lane) -> None:
         """Look for jobs now, before their permits come round; safe to call at any time, from any thread."""
-        self._woken.set()
+        self._woken[lane].set()
 
     def stop(self) -> None:
         """Take no more jobs, give back what is being done, and let :meth:`run` return."""
@@ -151,12 +161,14 @@ class Worker:
         def care() -> None:
             workers = self._claims.beat()
             self._pause = workers / 2000  # a fleet of a thousand tells 2,000 steps a second, not 20,000
-            take_back_lost(self._database, self._permits)
+            if take_back_lost(self._database, self._permits):
+                for lane in _LANES:
+                    self.wake(lane)
             for lane, busy in self._busy.items():
                 if not busy.is_set() and self._claims.overdue(lane, OVERDUE):
                     self._claims.renew_permit(lane)
-            if not self._database.sqlite and self._serving:
-                set_pace(workers)
+            if self._serving:
+                set_pace(pace(workers, woken=workers <= self._settings.beside))
 
         self._unfailing(care)
 
@@ -178,10 +190,10 @@ class Worker:
 
     # -- doing the work --------------------------------------------------------------------------------------
 
-    def _answer(self) -> None:
-        while self._woken.wait():
-            self._woken.clear()
-            self._take("pictures")
+    def _answer(self, lane: Lane) -> None:
+        while self._woken[lane].wait():
+            self._woken[lane].clear()
+            self._take(lane)
 
     def _take(self, lane: Lane) -> None:
         """Use a permit: do jobs until none waits."""
@@ -276,6 +288,7 @@ class Worker:
                 id=picture_id(claim.id, index),
                 job=claim.id,
                 kind=head["kind"],
+                durable=False,  # the job's end makes it so
             )
         except VitrailError as error:  # no room for it: the job cannot succeed
             self._end(open, claim, "failed", code=type(error).__name__, message=str(error))
@@ -326,11 +339,19 @@ def main() -> None:
         settings = WorkerSettings.model_validate_json(sys.stdin.buffer.readline())
     except ValueError as error:
         raise InputError("a worker beside a server reads its settings from standard input") from error
-    worker = Worker(settings)
+    line = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no message of ours
+    os.set_blocking(line, False)  # a server that does not read must not hold us up; it looks for itself then
+
+    def tell(id: str, seq: int) -> None:
+        with contextlib.suppress(OSError):
+            os.write(line, f"{id} {seq}\n".encode())
+
+    worker = Worker(settings, tell)
 
     def listen() -> None:
-        while sys.stdin.buffer.readline():  # each says that there is a new job
-            worker.wake()
+        while word := sys.stdin.buffer.readline():  # each says where there is a new job
+            worker.wake("long" if word.strip() == b"long" else "pictures")
         worker.stop()
         time.sleep(10)
         os._exit(1)  # it hangs

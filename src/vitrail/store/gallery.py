@@ -115,18 +115,27 @@ class Gallery:
     # -- changing --------------------------------------------------------------------------------------------
 
     def add(
-        self, data: bytes, suffix: str, record: ImageRecord, *, id: str, job: str, kind: str | None = None
+        self,
+        data: bytes,
+        suffix: str,
+        record: ImageRecord,
+        *,
+        id: str,
+        job: str,
+        kind: str | None = None,
+        durable: bool = True,
     ) -> Picture:
         """Keep a picture and return it; what is there already under ``id`` stays as it is.
 
-        ``data`` is a whole file as :func:`vitrail.provenance.metadata.encode` makes it. Raises
-        :class:`StorageError`; then there is no record.
+        ``data`` is a whole file as :func:`vitrail.provenance.metadata.encode` makes it. ``durable``: as of
+        :meth:`vitrail.store.database.Database.write`; without it a crash of the machine may leave the file
+        and no record, until the next durable commit. Raises :class:`StorageError`; then there is no record.
         """
         if not _ID.fullmatch(id) or suffix not in SUFFIXES:
             raise InputError(f"a picture needs an id of letters and digits and one of {', '.join(SUFFIXES)}")
         row = self._row(data, suffix, record, id=id, job=job, kind=kind or record.request.kind)
         try:
-            with self.database.write() as connection:
+            with self.database.write(durable=durable) as connection:
                 found = connection.execute(sa.select(PICTURES).where(PICTURES.c.id == id)).one_or_none()
                 if found is not None and not found.lost:
                     return _picture(found)

@@ -27,10 +27,10 @@ def add_studio(app: FastAPI, places: Places) -> None:
 
     The application sets :data:`CSP` on answers that have no policy of their own.
     """
-    app.include_router(make_router(places))
 
     @app.get("/", include_in_schema=False)
     def index() -> FileResponse:
         return FileResponse(ASSETS / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/studio", StaticFiles(directory=ASSETS), name="studio")
+    app.include_router(make_router(places))
