@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from vitrail.backends.containers import Container, check_container
-from vitrail.backends.unpacking import Limits
+from vitrail.backends.unpacking import CUT_OFF, Limits
 from vitrail.errors import ArtifactError, StorageError
 from vitrail.files import check_space, shown
 from vitrail.store.weights import read_weights
@@ -175,6 +175,6 @@ def _run_child(file: BinaryIO, output: BinaryIO, limits: Limits) -> dict[str, An
 def _end_of(code: int, limits: Limits) -> str:
     if code == -getattr(signal, "SIGXCPU", 24) or code == -signal.SIGKILL.value:
         return f"took more than {limits.seconds} s to be read; it is damaged or hostile"
-    if code == -getattr(signal, "SIGBUS", 7):
+    if code in (CUT_OFF, -getattr(signal, "SIGBUS", 7)):
         return "was cut off while it was read; get it again"
     return f"could not be read: the reading process ended with code {code}"

@@ -9,6 +9,7 @@ memory does not grow with it, and a file that is cut off meanwhile (SIGBUS) kill
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -25,7 +26,7 @@ from vitrail.backends.inert_values import Named, Opaque, TensorPlan
 from vitrail.errors import ArtifactError
 from vitrail.files import shown
 
-__all__ = ["Limits", "extract", "main"]
+__all__ = ["CUT_OFF", "Limits", "extract", "main"]
 
 STATE_NAMES = ("state_dict", "model_state_dict", "model", "module", "params_ema", "params", "string_to_param")
 """Under which of the root's keys the weights may lie, in this order; else the root itself is the weights."""
@@ -48,8 +49,15 @@ class Limits:
     output: int
 
 
+CUT_OFF = 7
+"""Exit status where the kernel met the end of a file that was cut off; Python meets it as SIGBUS (7)."""
+
+
 def main(arguments: list[str]) -> int:
-    """Read standard input, write the tensors to descriptor ``arguments[0]``, print a JSON line; returns 0."""
+    """Read standard input, write the tensors to descriptor ``arguments[0]``, print a JSON line.
+
+    Returns 0, or :data:`CUT_OFF` (without a line) where the file has become shorter meanwhile.
+    """
     descriptor, limits = int(arguments[0]), Limits(*map(int, arguments[1:4]))
     for name in ("utf-8", "latin1", "ascii", "raw-unicode-escape"):
         "".encode(name)  # codecs are imported at first use
@@ -63,6 +71,8 @@ def main(arguments: list[str]) -> int:
     except RecursionError:
         answer = {"error": "is nested too deeply; it is damaged or hostile"}
     except OSError as error:
+        if error.errno == errno.EFAULT:  # the kernel met the missing pages as it wrote: no SIGBUS then
+            return CUT_OFF
         answer = {"storage": error.strerror or "the file cannot be written"}
     os.write(1, json.dumps(answer).encode() + b"\n")
     return 0
