@@ -28,7 +28,7 @@ def take_out(defence: str) -> None:
             later.append((request, key))
             if len(later) > 5:
                 real(self, *later.pop(0))
-            return type("Job", (), {"id": "soon"})
+            return type("Job", (), {"id": "soon", "kind": "text_to_image"})
 
         durable.QueueStore.submit = submit  # type: ignore[method-assign]
 
