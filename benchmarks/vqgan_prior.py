@@ -116,7 +116,7 @@ def maskgit_vs_ar(
     causal: str,
     *,
     n: int = 384,
-    steps: Sequence[int] = (4, 6, 8, 12, 16),
+    steps: Sequence[int] = (2, 3, 4, 6, 8, 12, 16),
     guidance: float = 3.0,
     resamples: int = 200,
 ) -> dict[str, Any]:

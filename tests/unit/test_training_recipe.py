@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from vitrail.errors import InputError
 from vitrail.recipe import (
+    SHIPPED,
     TextToImageRecipe,
     UpsamplerRecipe,
     dump_recipe,
@@ -22,6 +23,7 @@ from vitrail.recipe import (
     parse_recipe,
     recipe_differences,
 )
+from vitrail.recipe.staged import load_staged, plan_stages
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {"kind": "text_to_image", "optim": {"until_images": 100}}
@@ -183,3 +185,29 @@ def test_recipes_are_read_without_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "name", ["dcgan-fashion", "dcgan-fashion.toml", "recipes/dcgan-fashion.toml", "recipes/dcgan-fashion"]
+)
+def test_shipped_recipes_are_found_by_name_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe(name).name == "dcgan-fashion"
+    assert load_staged("staged/default").name == "default"
+    assert [recipe.kind for _, recipe in plan_stages("recipes/staged/default.toml", "runs/x")]
+    own = tmp_path / "dcgan-fashion.toml"
+    own.write_text((SHIPPED / "vae-fashion.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert load_recipe("dcgan-fashion.toml").name == "vae-fashion"  # a file of that path comes first
+
+
+def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read: .*a recipe of vitrail's own: dcgan-fashion"):
+        load_recipe(tmp_path / "dcgan-fashin")
+    with pytest.raises(InputError, match="vqgan-f8-lean"):
+        load_recipe("\x01")
+
+
+def test_the_checkout_shows_the_shipped_recipes() -> None:
+    assert (ROOT / "recipes").resolve() == SHIPPED.resolve()

@@ -30,7 +30,14 @@ class Options:
 
     recipe: Annotated[
         str | None,
-        Flag(Text("Recipe file (TOML).", "配方文件（TOML）。"), "RECIPE", positional=True),
+        Flag(
+            Text(
+                "Recipe file (TOML), or the name of a recipe that comes with vitrail, such as dcgan-fashion.",
+                "配方文件（TOML），或自带配方的名称，例如 dcgan-fashion。",
+            ),
+            "RECIPE",
+            positional=True,
+        ),
     ] = None
     set: Annotated[
         tuple[str, ...],

@@ -31,7 +31,14 @@ from vitrail.recipe.diffusion import (
     UpsamplerObjective,
     UpsamplerRecipe,
 )
-from vitrail.recipe.files import dump_recipe, load_recipe, parse_recipe, recipe_differences
+from vitrail.recipe.files import (
+    SHIPPED,
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    parse_recipe,
+    recipe_differences,
+)
 from vitrail.recipe.gan import BigGANConfig, DCGANConfig, GANDiscriminatorConfig, GANObjective, GANRecipe
 from vitrail.recipe.kinds import KINDS, Recipe
 from vitrail.recipe.priors import PriorRecipe, TokenizerSection, TokenObjective, TokenTransformerConfig
@@ -39,6 +46,7 @@ from vitrail.recipe.sections import CommonRecipe, DataSection, OptimSection, Run
 
 __all__ = [
     "KINDS",
+    "SHIPPED",
     "AdversarialObjective",
     "AutoencoderRecipe",
     "BigGANConfig",
@@ -65,6 +73,7 @@ __all__ = [
     "UpsamplerObjective",
     "UpsamplerRecipe",
     "dump_recipe",
+    "find_recipe",
     "load_recipe",
     "parse_recipe",
     "recipe_differences",

@@ -16,17 +16,40 @@ from vitrail.errors import InputError
 from vitrail.files import shown
 from vitrail.recipe.kinds import KINDS, Recipe
 
-__all__ = ["dump_recipe", "load_recipe", "parse_recipe", "recipe_differences"]
+__all__ = ["SHIPPED", "dump_recipe", "find_recipe", "load_recipe", "parse_recipe", "recipe_differences"]
+
+SHIPPED = Path(__file__).with_name("shipped")
+"""Folder of the recipes that come with vitrail; a checkout shows it as ``recipes`` too."""
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Return the recipe file that ``name`` means: a file, or a shipped recipe by its name.
+
+    ``dcgan-fashion``, ``staged/default`` and ``recipes/dcgan-fashion.toml`` name shipped recipes wherever
+    vitrail is installed; a file of that path comes first. A path of no file comes back as it is.
+    """
+    path = Path(name)
+    if path.exists() or path.is_absolute():
+        return path
+    parts = path.parts[1:] if path.parts[:1] == ("recipes",) else path.parts
+    inside = "/".join(parts).removesuffix(".toml")
+    for found in SHIPPED.rglob("*.toml"):
+        if found.relative_to(SHIPPED).with_suffix("").as_posix() == inside:
+            return found
+    return path
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """Read a recipe from a TOML file and apply ``overrides``, each ``section.key=value``.
 
-    Raises :class:`InputError` with one line for a missing file, broken TOML, or a key or value not allowed.
+    path: a file, or the name of a shipped recipe (:func:`find_recipe`). Raises :class:`InputError` with one
+    line for a missing file, broken TOML, or a key or value not allowed.
     """
-    path = Path(path)
+    path = find_recipe(path)
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"recipe {str(path)!r} cannot be read: {error.strerror}{_instead(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"recipe {str(path)!r} cannot be read: {reason}") from error
@@ -37,6 +60,13 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     except RecursionError as error:
         raise InputError(f"recipe {str(path)!r} is nested too deeply") from error
     return parse_recipe(tables, overrides, origin=str(path))
+
+
+def _instead(path: Path) -> str:
+    """Return which shipped recipes may have been meant, as the end of a line."""
+    names = sorted(found.relative_to(SHIPPED).with_suffix("").as_posix() for found in SHIPPED.rglob("*.toml"))
+    near = difflib.get_close_matches(path.with_suffix("").name, names, 3, 0.5)
+    return f"; give a file, or a recipe of vitrail's own: {', '.join(near or names)}"
 
 
 def parse_recipe(

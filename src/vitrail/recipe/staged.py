@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from vitrail.errors import InputError
-from vitrail.recipe.files import load_recipe
+from vitrail.recipe.files import find_recipe, load_recipe
 from vitrail.recipe.kinds import Recipe
 from vitrail.recipe.sections import Section
 
@@ -83,7 +83,7 @@ class StagedRecipe(Section):
 def is_staged(path: str | Path) -> bool:
     """Tell whether a file is a staged recipe; False where it cannot be read as one."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8")).get("kind") == "staged"
+        return tomllib.loads(find_recipe(path).read_text(encoding="utf-8")).get("kind") == "staged"
     except (OSError, ValueError, RecursionError):
         return False  # whoever loads it next says what is wrong
 
@@ -91,7 +91,7 @@ def is_staged(path: str | Path) -> bool:
 def load_staged(path: str | Path) -> StagedRecipe:
     """Read a staged recipe; :class:`InputError` with one line for what is wrong in it."""
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tables = tomllib.loads(find_recipe(path).read_text(encoding="utf-8"))
         return StagedRecipe.model_validate(tables)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {str(path)!r} cannot be read") from error
@@ -118,7 +118,9 @@ def plan_stages(
     for number, stage in enumerate(load_staged(path).stages, 1):
         run = Path(folder) / f"{number}-{stage.title}"
         try:
-            recipe = load_recipe(Path(path).parent / stage.recipe, [*overrides, *stage.overrides(models)])
+            recipe = load_recipe(
+                find_recipe(path).parent / stage.recipe, [*overrides, *stage.overrides(models)]
+            )
         except InputError as error:
             raise InputError(f"stage {stage.title}: {error}") from error
         models[stage.title] = run / "model"
