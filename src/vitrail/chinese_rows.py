@@ -550,4 +550,89 @@ autoencoder or a token transformer
     不支持写出 {name} 的格式；可用 {all}
 is damaged: its pickle differs from its checksum; get the file again
     已损坏：pickle 与校验和不符；请重新获取文件
+this look through a folder is forgotten; look again
+    这次文件夹检查的结果已不再保留；请重新检查
+there is no such folder; make one first
+    没有这个文件夹；请先新建
+there is no such folder, or it is outside of what this server may open
+    没有这个文件夹，或它不在此服务器可打开的范围内
+the folder is missing; give its path on the machine that vitrail runs on
+    缺少文件夹；请给出它在运行 vitrail 的机器上的路径
+there is no contact sheet; the folder has no usable picture
+    没有缩略图；文件夹中没有可用图片
+the file is larger than {n#} MiB
+    文件超过 {n} MiB
+the folder holds {n#} files; begin another one
+    该文件夹已有 {n} 个文件；请换一个文件夹
+a caption must be UTF-8 text
+    说明文字必须是 UTF-8 文本
+a caption is longer than {n} bytes
+    说明文字超过 {n} 字节
+only PNG, JPEG and WebP pictures are kept
+    只保存 PNG、JPEG 和 WebP 图片
+the votes fall into groups that never met; collect votes between them first
+    投票分成了互不相干的几组；请先收集各组之间的投票
+the page of this report is gone
+    这份报告的页面已不存在
+there is no such report; its folder may have been removed
+    没有这份报告；它的文件夹可能已被删除
+there is no such sample
+    没有这张样图
+there is no such run; its folder may have been removed
+    没有这个训练；它的文件夹可能已被删除
+this run has no model yet: it has one once it was stopped in good order, or is finished
+    这个训练还没有模型：正常停止或完成之后才有
+there is no such model; see the models page
+    没有这个模型；参见“模型”页
+this picture does not say how it was made
+    这张图片没有说明它是怎样生成的
+{name} {value} is left out: this program cannot serve it
+    未采用 {name} {value}：本程序不支持
+made with the model {name}
+    所用模型：{name}
+EXIF cannot be read: {reason}
+    EXIF 无法读取：{reason}
+the vitrail record cannot be read: {reason}
+    vitrail 记录无法读取：{reason}
+the text fields are too long
+    文本字段过长
+the text field {name} is damaged or too long
+    文本字段 {name} 已损坏或过长
+{count#} pictures can be used, {bad#} files cannot, {captions#} have a caption
+    {count} 张图片可用，{bad} 个文件不可用，{captions} 张有说明文字
+batches of {batch#}: small sets gain from more steps, large ones from steadier ones
+    每批 {batch} 张：小数据集需要更多步数，大数据集需要更稳的步子
+variation: {reason}
+    增强：{reason}
+{count#} pictures are few: shown as they are, a varied copy would be learnt by heart
+    {count} 张图片较少：按原样展示，变化后的副本会被背下来
+half of the pictures mirrored, up to {share#} % cut off; colours as they are
+    半数图片左右翻转，最多裁去 {share}%；颜色不变
+{length} pictures long, {passes#} passes over the set; longer runs learn small sets by heart \
+(optim.until_images changes it)
+    训练长度 {length} 张，即遍历数据集 {passes} 次；过长会把小数据集背下来（可用 optim.until_images 修改）
+begins from the shipped model, which knows what words mean in pictures; its size is kept ({size#} px)
+    从随附模型开始，它已懂得文字与画面的关系；保持其尺寸（{size} 像素）
+there is no shipped model to begin from: the words are learnt from these captions alone
+    没有随附模型可用：文字只能从这些说明中学习
+fewer than half of the pictures have a caption: the network begins afresh, words steer little
+    有说明文字的图片不到一半：网络从零开始，文字的引导作用很小
+no captions: the network learns the look of the set, words will not steer it
+    没有说明文字：网络只学习这组图片的样子，不受文字引导
+{size#} px: half of the pictures have a shorter side of {side#} px or more
+    {size} 像素：半数图片的短边不小于 {side} 像素
+a network of width {width#} and {depth#} blocks: few pictures
+    网络宽度 {width}、{depth} 个模块：图片较少
+a network of width {width#} and {depth#} blocks: enough pictures
+    网络宽度 {width}、{depth} 个模块：图片充足
+stopped at {images} pictures, checkpoint saved; the same command goes on
+    已停在第 {images} 张，检查点已保存；可随时继续
+stopped at {images} pictures, checkpoint saved; the same request goes on
+    已停在第 {images} 张，检查点已保存；可随时继续
+finished after {images} pictures; the model is in {place}
+    训练完成，共 {images} 张；模型在 {place}
+{images} pictures seen; the model is ready
+    共看过 {images} 张图片；模型已可使用
+{place} is finished: {images} pictures; nothing to do
+    {place} 已完成：{images} 张图片；无事可做
 """

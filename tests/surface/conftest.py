@@ -1,4 +1,4 @@
-"""One server with a worker for all tests of the interfaces: its process loads torch once."""
+"""What tests of the interfaces share: a server whose worker loads torch once, and small networks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,26 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with both networks of the metrics, their weights random, so that nothing is fetched."""
+    import torch
+    from safetensors.torch import save_file
+
+    from vitrail.models.effnet import EfficientNetLite
+    from vitrail.models.perceptual import EFFICIENTNET_FILE, LPIPS, LPIPS_FILE
+
+    root = tmp_path_factory.mktemp("cache")
+    (root / "networks").mkdir()
+    torch.manual_seed(0)
+    lpips = LPIPS()
+    for head in lpips.heads:
+        head.fill_(0.1)
+    save_file(lpips.state_dict(), root / "networks" / LPIPS_FILE)
+    save_file(EfficientNetLite().state_dict(), root / "networks" / EFFICIENTNET_FILE)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["FLAGS", "drop", "launched", "make", "open_page"]
+__all__ = ["FLAGS", "drop", "launched", "make", "open_page", "photograph"]
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -59,6 +59,12 @@ def make(page: Any, prompt: str, steps: int | None = None) -> None:
         page.evaluate("() => { document.querySelector('#more').open = true }")
         page.fill("#f-steps", str(steps))
     page.click("#go")
+
+
+def photograph(page: Any, name: str) -> None:
+    """Keep how the page looks, for people, in the folder that VITRAIL_PHOTOS names; else nothing."""
+    if folder := os.environ.get("VITRAIL_PHOTOS"):
+        page.screenshot(path=Path(folder, f"{name}.png"), full_page=True)
 
 
 def drop(page: Any, data: bytes, name: str = "a.png") -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from vitrail.cli import main
 from vitrail.commands import evaluate
@@ -18,26 +17,10 @@ from vitrail.data import fashion_mnist, feature_weights
 from vitrail.data.classes import ClassSet
 from vitrail.data.fashion_mnist import FASHION_CLASSES
 from vitrail.errors import DataError
-from vitrail.models.effnet import EfficientNetLite
-from vitrail.models.perceptual import EFFICIENTNET_FILE, LPIPS, LPIPS_FILE
 from vitrail.models.registry import build
 from vitrail.recipe.autoencoders import KLAutoencoderConfig
 from vitrail.recipe.gan import DCGANConfig
 from vitrail.store import artifacts
-
-
-@pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with both networks, their weights random, so that nothing is fetched."""
-    root = tmp_path_factory.mktemp("cache")
-    (root / "networks").mkdir()
-    torch.manual_seed(0)
-    lpips = LPIPS()
-    for head in lpips.heads:
-        head.fill_(0.1)
-    save_file(lpips.state_dict(), root / "networks" / LPIPS_FILE)
-    save_file(EfficientNetLite().state_dict(), root / "networks" / EFFICIENTNET_FILE)
-    return root
 
 
 @pytest.fixture(autouse=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
-from studio_browser import drop, launched, make, open_page
+from studio_browser import drop, launched, make, open_page, photograph
 from studio_hands import COMMAND
 from studio_server import serve_studio
 
@@ -188,6 +188,15 @@ _INVOKE = {
 _A1111 = "a lighthouse\nNegative prompt: fog\nSteps: 31, Sampler: Euler a, CFG scale: 5.5, Seed: 77"
 
 
+def _choose(page: Any, data: bytes) -> None:
+    """Choose the picture in the dialog that the button of Create opens."""
+    page.click(".nav-create")
+    with page.expect_file_chooser() as chooser:
+        page.click("label[for=settings-file]")
+    chooser.value.set_files({"name": "a.png", "mimeType": "image/png", "buffer": data})
+
+
+@pytest.mark.parametrize("way", [drop, _choose], ids=["dropped", "chosen"])
 @pytest.mark.parametrize(
     "texts",
     [
@@ -196,13 +205,27 @@ _A1111 = "a lighthouse\nNegative prompt: fog\nSteps: 31, Sampler: Euler a, CFG s
         pytest.param({"invokeai_metadata": json.dumps(_INVOKE)}, id="invokeai"),
     ],
 )
-def test_a_dropped_picture_fills_the_form(browser: Any, quick: Any, texts: dict[str, str]) -> None:
+def test_a_picture_fills_the_form(
+    browser: Any, quick: Any, texts: dict[str, str], way: Callable[[Any, bytes], None]
+) -> None:
     page = open_page(browser, quick.url, "models")
-    drop(page, _dropped(**texts))
+    way(page, _dropped(**texts))
     page.wait_for_function("() => document.querySelector('#prompt')?.value === 'a lighthouse'")
     wanted = {"#seed": "77", "#f-steps": "31", "#f-cfg_scale": "5.5", "#f-sampler": "euler_ancestral"}
     assert {name: page.input_value(name) for name in wanted} == wanted
     assert page.input_value("#f-negative_prompt") == "fog"
+    page.close()
+
+
+def test_what_a_picture_says_beside_its_settings_is_told_in_chinese(browser: Any, quick: Any) -> None:
+    page = open_page(browser, quick.url, locale="zh-CN")
+    _choose(page, _dropped(parameters=f"{_A1111}, Model: dreamy"))
+    page.wait_for_selector(".toast:has-text('所用模型：dreamy')")
+    assert page.input_value("#prompt") == "a lighthouse"
+    photograph(page, "create-chosen")
+    _choose(page, _dropped())
+    page.wait_for_selector(".toast.bad:has-text('这张图片没有说明它是怎样生成的')")
+    assert page.input_value("#prompt") == "a lighthouse"
     page.close()
 
 

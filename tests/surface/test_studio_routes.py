@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from studio_server import serve_studio
 
+from vitrail.serving.long_work import STOPPED_MODEL
 from vitrail.studio.runs import MAX_POINTS
 
 JSON = {"content-type": "application/json"}
@@ -173,6 +174,10 @@ def _vote(served: Any) -> None:
     }
     assert served.http.post("/api/studio/votes", json=vote).json() == {"votes": 1}
     assert served.http.post("/api/studio/votes", json={**vote, "winner": "both"}).status_code == 422
+    other = {**vote, "left_name": "noto", "right_name": "twemoji", "by": "style"}  # has scores of its own
+    assert served.http.post("/api/studio/votes", json=other).json() == {"votes": 2}
+    found = served.http.get("/api/studio/scores", params={"by": "style"}).json()
+    assert [row["name"] for row in found] == ["noto", "twemoji"]
     names = [row["name"] for row in served.http.get("/api/studio/scores").json()]
     assert names == ["default", "vqgan"]
     answer = served.http.get("/api/studio/scores.csv")
@@ -204,4 +209,14 @@ def test_a_finished_model_is_kept_once_and_listed(
         assert listed["mine"]["draws"]
         assert server.http.post("/api/jobs", json={"prompt": "x", "model": "mine"}).status_code == 202
         assert server.http.post("/api/studio/models/remove", json={"name": "mine"}).status_code == 200
+        # One that was stopped goes by how far it was; the finished one beside it is another model.
+        (run / "model").rename(run / STOPPED_MODEL)
+        (run / "checkpoints" / "images-000000000640").mkdir(parents=True)
+        (row,) = server.http.get("/api/studio/runs").json()
+        assert (row["state"], server.http.get(f"/api/studio/runs/{row['id']}").json()["use"]) == (
+            "stopped",
+            "create",
+        )
+        kept = server.http.post(f"/api/studio/runs/{row['id']}/keep", json={}).json()
+        assert kept == {"name": "mine-at-640"}
         assert "mine" not in {one["name"] for one in server.http.get("/api/studio/models").json()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import html
 import io
@@ -25,7 +26,7 @@ from vitrail.evaluation.efficiency import count_flops, measure_cost
 from vitrail.evaluation.features import PixelSpace
 from vitrail.evaluation.image_sets import ImageSet, Shot, pair_up
 from vitrail.evaluation.report import as_json, write_report
-from vitrail.evaluation.report_page import POLICY, SCRIPT
+from vitrail.evaluation.report_page import POLICY, SCRIPT, opened_in
 from vitrail.evaluation.suite import Evaluation, choose, evaluate_pairs, evaluate_sets
 from vitrail.evaluation.verdict import verdict
 from vitrail.provenance.metadata import encode
@@ -310,6 +311,18 @@ def test_every_text_is_there_in_both_languages(sets: Evaluation, tmp_path: Path)
         for name in sets.results:
             for words in (*CATALOGUE[name].meaning, *label_of(name, "Pixels")):
                 assert html.escape(words) in text
+
+
+def test_a_page_opens_in_either_language_afterwards(sets: Evaluation, tmp_path: Path) -> None:
+    about = {**sets.about, "model": '<input type="radio" name="language" id="en" checked>'}
+    named = dataclasses.replace(sets, about=about)
+    pages = {
+        language: write_report(named, tmp_path / language, language=language)[1].read_bytes()
+        for language in ("en", "zh")
+    }
+    assert pages["en"] != pages["zh"]
+    assert opened_in(pages["en"], "zh") == pages["zh"] == opened_in(pages["zh"], "zh")
+    assert opened_in(pages["zh"], "en") == pages["en"]
 
 
 def test_the_frechet_distance_is_named_after_its_features(sets: Evaluation, tmp_path: Path) -> None:

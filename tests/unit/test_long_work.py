@@ -20,6 +20,7 @@ from vitrail.errors import ArtifactError, CancelledError, DataError, InputError
 from vitrail.recipe import dump_recipe, parse_recipe
 from vitrail.serving.long_work import (
     LONG_KINDS,
+    STOPPED_MODEL,
     BuildDataRequest,
     CodebookRequest,
     EvaluateRequest,
@@ -35,6 +36,7 @@ from vitrail.serving.long_work import (
     run_name,
 )
 from vitrail.serving.long_work_run import run_long_work
+from vitrail.store import artifacts
 
 SHAPE: dict[str, Any] = {
     "image_size": 16, "patch": 2, "shell_width": 8, "shell_blocks": 1, "width": 16, "depth": 1, "heads": 2,
@@ -136,10 +138,19 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     with pytest.raises(CancelledError, match="stopped at 4 pictures, checkpoint saved"):
         run_long_work(request, report, cancelled, tmp_path)
     assert not (tmp_path / "runs" / "stopped" / "model").exists()
-    assert list((tmp_path / "runs" / "stopped" / "checkpoints").iterdir())
+    (checkpoint,) = (tmp_path / "runs" / "stopped" / "checkpoints").iterdir()
+    # It can be tried as it is: a whole model folder with the averaged weights of the checkpoint.
+    so_far = tmp_path / "runs" / "stopped" / STOPPED_MODEL
+    artifacts.read_manifest(so_far, verify=True)
+    kept = {f"model/{name}": value for name, value in load_file(so_far / "model.safetensors").items()}
+    average, latest = (load_file(checkpoint / f"{name}.safetensors") for name in ("average", "weights"))
+    assert average.keys() <= kept.keys()
+    assert all((kept[name] == value).all() for name, value in average.items())
+    assert not all((kept[name] == latest[name]).all() for name in average)
     result, events = work(request, tmp_path)
     assert min(figure.step for figure in of(events, Figure)) == 8  # nothing is told twice
     assert of(events, LongProgress)[0].done == 8
+    assert not so_far.exists()
     one, other = (load_file(Path(end.paths[0]) / "model.safetensors") for end in (straight, result))
     assert one.keys() == other.keys()
     assert all((one[name] == other[name]).all() for name in one)

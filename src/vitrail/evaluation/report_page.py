@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from string import Template
+from typing import Literal
 
-__all__ = ["PAGE", "POLICY", "SCRIPT"]
+__all__ = ["PAGE", "POLICY", "SCRIPT", "opened_in"]
 
 SCRIPT = (
     'for (const slider of document.querySelectorAll(".compare input")) '
@@ -23,6 +25,19 @@ POLICY = (
     + base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     + "'; base-uri 'none'; form-action 'none'"
 )
+
+_CHOICE = re.compile(rb'(<input type="radio" name="language" id="(en|zh)") ?(?:checked)?>')
+
+
+def opened_in(page: bytes, language: Literal["en", "zh"]) -> bytes:
+    """Return a report's ``page``, which holds both languages, so that it opens in ``language``."""
+
+    def choose(found: re.Match[bytes]) -> bytes:
+        return found[1] + (b" checked>" if found[2] == language.encode() else b" >")
+
+    page = re.sub(rb'^(<!doctype html>\s*<html lang=")(?:en|zh)"', rb'\g<1>%b"' % language.encode(), page)
+    return _CHOICE.sub(choose, page, count=2)
+
 
 PAGE = Template("""\
 <!doctype html>

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 import tomllib
@@ -22,6 +23,7 @@ from vitrail.runtime import Precision
 from vitrail.schema import PictureDone, SamplingDefaults, TextToImageRequest
 from vitrail.schema import parse as parse_request
 from vitrail.serving.long_work import (
+    STOPPED_MODEL,
     Figure,
     LogLine,
     LongProgress,
@@ -64,12 +66,14 @@ def run_training(
         quiet=True,
         told=lambda line: report(LogLine(line=shown(line, 400))),
         hooks=[watch],
+        stopped_model=place / STOPPED_MODEL,
     )
     watch.tell_news(outcome.images_seen)
     if outcome.status == "stopped":
         raise CancelledError(
             f"stopped at {outcome.images_seen:,} pictures, checkpoint saved; the same request goes on"
         )
+    shutil.rmtree(place / STOPPED_MODEL, ignore_errors=True)
     return LongResult(
         summary=f"{outcome.images_seen:,} pictures seen; the model is ready",
         paths=(str(outcome.model), str(place)),

@@ -20,6 +20,7 @@ from vitrail.request_fields import Model, Name, Scale, Seed, Steps, Text, Word, 
 
 __all__ = [
     "LONG_KINDS",
+    "STOPPED_MODEL",
     "BuildDataRequest",
     "CodebookRequest",
     "EvaluateRequest",
@@ -36,6 +37,9 @@ __all__ = [
     "TrainRequest",
     "run_name",
 ]
+
+STOPPED_MODEL = "model-so-far"
+"""Folder within a run's that holds its model as it was when the run was stopped, until it has finished."""
 
 MAX_RECIPE = 100_000
 """Longest recipe, in characters."""

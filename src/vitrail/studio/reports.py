@@ -10,14 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
 from vitrail.errors import InputError
 from vitrail.evaluation.catalogue import CATALOGUE
-from vitrail.evaluation.report_page import POLICY
+from vitrail.evaluation.report_page import POLICY, opened_in
 from vitrail.studio.places import Places
 
 __all__ = ["REPORT_CSP", "make_reports"]
@@ -47,14 +47,16 @@ def make_reports(places: Places) -> APIRouter:
         }
 
     @router.get("/reports/{id}/page")
-    def page(id: str) -> Response:
-        """The report's page, sandboxed."""
+    def page(id: str, language: Literal["en", "zh"] | None = None) -> Response:
+        """The report's page, sandboxed; it opens in ``language``, else in the one it was written for."""
         for folder in _folders(places.reports):
             if _id(folder) == id:
                 try:
                     html = (folder / "report.html").read_bytes()
                 except OSError as error:
                     raise InputError("the page of this report is gone") from error
+                if language is not None:
+                    html = opened_in(html, language)
                 return Response(html, media_type="text/html; charset=utf-8", headers=_HEADERS)
         raise InputError("there is no such report; its folder may have been removed")
 

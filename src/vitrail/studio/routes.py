@@ -28,6 +28,9 @@ __all__ = ["make_router", "settings_of_picture"]
 
 PictureId = Annotated[str, Field(pattern=f"^{ID_PATTERN}$")]
 
+By = Literal["model", "style", "sampler"]
+"""What is compared. Each has scores of its own: a style never meets a model."""
+
 _TAKEN = (
     "prompt",
     "negative_prompt",
@@ -50,6 +53,7 @@ class VoteBody(Model):
     left_name: Name
     right_name: Name
     winner: Literal["left", "right", "tie"]
+    by: By = "model"
     rater: Word = "me"
 
 
@@ -81,7 +85,10 @@ def make_router(places: Places) -> APIRouter:
     @router.post("/settings")
     async def settings(request: Request) -> dict[str, Any]:
         """Settings of a picture (the body), whoever made it, as values of the form."""
-        return settings_of_picture(await body_of(request.stream(), MAX_PICTURE))
+        found = settings_of_picture(await body_of(request.stream(), MAX_PICTURE))
+        if request.headers.get("accept-language", "")[:2].lower() == "zh":
+            found["notes"] = [in_chinese(note) or note for note in found["notes"]]
+        return found
 
     @router.post("/chinese")
     def chinese(body: Line) -> dict[str, str]:
@@ -94,9 +101,10 @@ def make_router(places: Places) -> APIRouter:
 def _ratings(votes: VoteBook) -> APIRouter:
     router = APIRouter()
 
-    def counted() -> list[Vote]:
-        rows = [Vote(row["left_name"], row["right_name"], row["winner"]) for row in votes.all()]
-        return [vote for vote in rows if vote.left != vote.right]
+    def counted(by: By) -> list[Vote]:
+        rows = [row for row in votes.all() if row.get("by", "model") == by]
+        given = [Vote(row["left_name"], row["right_name"], row["winner"]) for row in rows]
+        return [vote for vote in given if vote.left != vote.right]
 
     @router.post("/votes", status_code=201)
     def vote(body: VoteBody) -> dict[str, int]:
@@ -104,17 +112,17 @@ def _ratings(votes: VoteBook) -> APIRouter:
         return {"votes": votes.add(body.model_dump())}
 
     @router.get("/scores")
-    def found() -> list[dict[str, Any]]:
+    def found(by: By = "model") -> list[dict[str, Any]]:
         """Bradley-Terry scores with intervals, the best first."""
-        return [vars(score) for score in scores(counted(), resamples=300)]
+        return [vars(score) for score in scores(counted(by), resamples=300)]
 
     @router.get("/scores.csv")
-    def table() -> Response:
+    def table(by: By = "model") -> Response:
         """The same as CSV."""
         return Response(
-            as_csv(scores(counted())),
+            as_csv(scores(counted(by), resamples=300)),
             media_type="text/csv; charset=utf-8",
-            headers={"Content-Disposition": 'attachment; filename="ratings.csv"'},
+            headers={"Content-Disposition": f'attachment; filename="ratings-{by}.csv"'},
         )
 
     return router

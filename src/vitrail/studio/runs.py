@@ -20,9 +20,11 @@ from fastapi.responses import FileResponse
 
 from vitrail.errors import ArtifactError, InputError
 from vitrail.files import atomic_folder, ensure_folder
-from vitrail.serving.long_work import run_name
+from vitrail.recipe import SHIPPED
+from vitrail.serving.long_work import STOPPED_MODEL, run_name
 from vitrail.store import artifacts
 from vitrail.studio.places import Places
+from vitrail.studio.shelf import DRAWS, TOKENIZERS
 
 __all__ = ["find_run", "make_runs", "run_id"]
 
@@ -36,8 +38,9 @@ def make_runs(places: Places) -> APIRouter:
 
     @router.get("/recipes")
     def recipes() -> list[dict[str, Any]]:
-        """Recipes in the folder ``recipes`` where the server was started, with what their heads say."""
-        rows = (_recipe(path) for path in sorted(Path("recipes").glob("*.toml")))
+        """vitrail's recipes and those in the folder ``recipes`` where the server was started."""
+        found = {path.name: path for folder in (SHIPPED, Path("recipes")) for path in folder.glob("*.toml")}
+        rows = (_recipe(path) for _, path in sorted(found.items()))
         return [row for row in rows if row is not None]
 
     @router.get("/runs")
@@ -54,11 +57,12 @@ def make_runs(places: Places) -> APIRouter:
             "figures": _figures(folder / "metrics.jsonl"),
             "samples": [path.stem for path in _samples(folder)],
             "recipe": _text(folder / "recipe.toml"),
+            "use": _use(_model(folder)),
         }
 
     @router.post("/runs/{id}/keep", status_code=201)
     def keep(id: str) -> dict[str, str]:
-        """Put the finished model of a run among the models, where requests find it by its name."""
+        """Put a run's model, finished or as it was stopped, among the models, where requests find it."""
         return {"name": _keep(find_run(places, id))}
 
     @router.get("/runs/{id}/samples/{name}")
@@ -74,19 +78,48 @@ def make_runs(places: Places) -> APIRouter:
 
 def _keep(run: Path) -> str:
     """Copy a run's model into the models folder and return its name; the same model again changes nothing."""
-    model = run / "model"
+    model = _model(run)
+    if model is None:
+        raise InputError(
+            "this run has no model yet: it has one once it was stopped in good order, or is finished"
+        )
     weights = artifacts.read_manifest(model).files[artifacts.WEIGHTS_NAME].sha256
-    for name, folder in artifacts.available().items():
-        if folder.name == run.name and _sha256(folder) == weights:
+    wanted = run_name(run.name)
+    if model.name == STOPPED_MODEL:
+        wanted += f"-at-{_images(run)}"
+    name, number = wanted, 1
+    while name in (here := artifacts.available()):
+        if _sha256(here[name]) == weights:
             return name
-    name, number = run_name(run.name), 1
-    while name in artifacts.available():
         number += 1
-        name = f"{run_name(run.name)}-{number}"
+        name = f"{wanted}-{number}"
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     with atomic_folder(ensure_folder(artifacts.home()) / name, needed=size) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
     return name
+
+
+def _model(run: Path) -> Path | None:
+    """The model folder of a run: the finished one, else the one that a stop left."""
+    folders = (run / "model", run / STOPPED_MODEL)
+    return next((folder for folder in folders if (folder / artifacts.MANIFEST_NAME).is_file()), None)
+
+
+def _images(run: Path) -> int:
+    """Pictures that the newest checkpoint of a run has seen."""
+    names = (path.name.removeprefix("images-") for path in (run / "checkpoints").glob("images-*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def _use(model: Path | None) -> str | None:
+    """The page of the studio that a model is tried on; None without a model."""
+    if model is None:
+        return None
+    try:
+        kind = artifacts.read_manifest(model, verify=False).kind
+    except ArtifactError:
+        return None
+    return "create" if kind in DRAWS else "codebook" if kind in TOKENIZERS else "models"
 
 
 def _sha256(folder: Path) -> str | None:
@@ -113,7 +146,11 @@ def _folders(home: Path) -> Iterator[Path]:
     """Run folders, also those of the stages of a staged recipe; links are not followed."""
     for path in sorted([*home.glob("*/recipe.toml"), *home.glob("*/*/recipe.toml")]):
         folder = path.parent
-        if not folder.is_symlink() and not folder.parent.is_symlink() and folder.name != "model":
+        if (
+            not folder.is_symlink()
+            and not folder.parent.is_symlink()
+            and folder.name not in ("model", STOPPED_MODEL)
+        ):
             yield folder
 
 

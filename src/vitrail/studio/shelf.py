@@ -15,11 +15,11 @@ from vitrail.request_fields import Model, Name
 from vitrail.store import artifacts
 from vitrail.store.catalogue import CATALOGUE, Entry, installed, wanted
 
-__all__ = ["Fetching", "make_shelf"]
+__all__ = ["DRAWS", "TOKENIZERS", "Fetching", "make_shelf"]
 
 #: Kinds of model folders that draw pictures from words, and those that see pictures as codes.
-_DRAWS = frozenset({"shell_dit", "token_transformer", "dcgan", "biggan", "vae"})
-_TOKENIZERS = frozenset({"token_transformer", "vq_autoencoder"})
+DRAWS = frozenset({"shell_dit", "token_transformer", "dcgan", "biggan", "vae"})
+TOKENIZERS = frozenset({"token_transformer", "vq_autoencoder"})
 _MAX_ENLARGEMENT = 4  # as in vitrail.tasks.loading
 _FOREIGN_SIZES = ((512, 512), (768, 512), (512, 768), (768, 768))
 
@@ -128,8 +128,8 @@ def _folders() -> list[dict[str, Any]]:
                 "licence": manifest.licence,
                 "styles": list(styles_of(folder, manifest)),
                 "sizes": _sizes(folder, manifest),
-                "draws": manifest.kind in _DRAWS,
-                "tokenizer": manifest.kind in _TOKENIZERS,
+                "draws": manifest.kind in DRAWS,
+                "tokenizer": manifest.kind in TOKENIZERS,
                 "card": _card(folder),
             }
         except VitrailError as error:

@@ -121,6 +121,7 @@ def train(
     card: str | None = None,
     hooks: Sequence[Hook] = (),
     clock: Callable[[], float] = time.monotonic,
+    stopped_model: Path | None = None,
 ) -> Outcome:
     """Train what ``recipe`` says in ``folder``, going on from its newest whole checkpoint if it has one.
 
@@ -135,6 +136,8 @@ def train(
     licence, card: of the exported model; by default made from the recipe.
     hooks: called after the run's own measuring and before its checkpoints.
     clock: seconds that a time budget counts; ``time.process_time`` on a machine that others use too.
+    stopped_model: where a run that a hook stops leaves its model as it is then. A signal is in a hurry and
+        leaves the checkpoint alone.
 
     Raises :class:`CheckpointError` (the folder is in use, or no checkpoint is whole), :class:`InputError`
     (the recipe computes something else than the run in this folder), :class:`NonFiniteError`,
@@ -167,6 +170,8 @@ def train(
             saver.save(session.state)
         images = session.state.images_seen
         if session.share() < 1.0:
+            if stopped_model is not None and not stop.exit_code:
+                _export(session, stopped_model, licence, card)
             tell(f"stopped at {images:,} pictures, checkpoint saved; the same command goes on")
             return Outcome("stopped", folder, images, None, stop.exit_code)
         _export(session, model_folder, licence, card)

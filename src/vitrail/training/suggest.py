@@ -58,7 +58,8 @@ def suggest_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> tuple[R
         "caption_drop": drop,
         "style_drop": 0.1 if source.styles else 0.0,
     }
-    length = _length(count, warm is not None)
+    overrides = list(overrides)
+    length = _wanted(overrides) or _length(count, warm is not None)  # warm-up, average and samples go by it
     lines.append(
         f"{length:,} pictures long, {length / count:.0f} passes over the set; longer runs learn small sets "
         "by heart (optim.until_images changes it)"
@@ -71,7 +72,11 @@ def suggest_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> tuple[R
         "until_images": length,
     }
     prompts = list(dict.fromkeys(translate(caption).english for caption in captions))[:8] or ["a picture"]
-    tables["run"] = {"sample_every_images": max(batch, length // 20), "sample_prompts": prompts}
+    tables["run"] = {
+        "sample_every_images": max(batch, length // 20),
+        "sample_prompts": prompts,
+        "log_every_seconds": 2.0,  # somebody watches: the first point of the curve comes at once
+    }
     if warm is not None:
         tables["run"]["warm_start"] = warm
     return parse_recipe(tables, overrides, origin=f"recipe for {source.root.name}"), lines
@@ -118,6 +123,12 @@ def _shipped() -> dict[str, Any] | None:
     except ArtifactError:
         return None  # an installation without weights can still train
     return dict(manifest.config) if manifest.kind == "shell_dit" else None
+
+
+def _wanted(overrides: list[str]) -> int | None:
+    """The length that ``overrides`` ask for; None if they ask for none, or for what is no number."""
+    found = [re.fullmatch(r"\s*optim\.until_images\s*=\s*([1-9][0-9_]*)\s*", text) for text in overrides]
+    return next((int(match[1]) for match in reversed(found) if match is not None), None)
 
 
 def _length(count: int, warm: bool) -> int:

@@ -61,8 +61,8 @@ export const inChinese = (text) => post(studio("chinese"), { text });
 export const settingsOf = (blob) =>
   call(studio("settings"), { method: "POST", headers: { "content-type": "application/octet-stream" }, body: blob });
 export const vote = (body) => post(studio("votes"), body);
-export const scores = () => call(studio("scores"));
-export const scoresCsv = studio("scores.csv");
+export const scores = (by) => call(studio(`scores?by=${at(by)}`));
+export const scoresCsv = (by) => studio(`scores.csv?by=${at(by)}`);
 export const folders = () => call(studio("folders"));
 export const newFolder = (name) => post(studio("folders"), { name });
 export const addToFolder = (id, name, blob) =>
@@ -81,7 +81,7 @@ export const run = (id) => call(studio(`runs/${at(id)}`));
 export const keepModel = (id) => post(studio(`runs/${at(id)}/keep`));
 export const runSample = (id, name) => studio(`runs/${at(id)}/samples/${at(name)}`);
 export const reports = () => call(studio("reports"));
-export const report = (id) => studio(`reports/${at(id)}/page`);
+export const report = (id) => studio(`reports/${at(id)}/page?language=${lang}`);
 export const codebook = (model) => call(studio(`codebook?model=${at(model)}`));
 export const codebookSheet = (model, digest) => studio(`codebook/sheet?model=${at(model)}&v=${at(digest)}`);
 

@@ -1,7 +1,7 @@
 // Create: words on the left, the picture on the right, the latest ones below it.
 import * as api from "./api.js";
 import { chips, labelled, select, setting } from "./controls.js";
-import { fill, h, kept, tried } from "./dom.js";
+import { fill, h, kept, toast, tried } from "./dom.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { onJob, submit } from "./jobs.js";
@@ -17,6 +17,17 @@ export function fillForm(settings) {
   values = { n: 1, ...settings };
   store();
 }
+
+const PROGRAMS = { a1111: "A1111", comfyui: "ComfyUI", invokeai: "InvokeAI", fooocus: "Fooocus", novelai: "NovelAI" };
+
+/** Take the settings of a picture file, whichever program made it, into the form; `show()` draws it then. */
+export const fillFromPicture = (file, show) =>
+  tried(async () => {
+    const found = await api.settingsOf(file);
+    fillForm(found.settings);
+    show();
+    toast([t("filled", { program: PROGRAMS[found.program] ?? found.program }), ...found.notes].join(" "), { seconds: 8 });
+  });
 
 let schema;
 const loadSchema = () =>
@@ -96,6 +107,13 @@ function drawForm(form, fields, labels, models) {
     set("prompt", prompt.value);
     prompt.focus();
   };
+  const file = h("input", {
+    type: "file",
+    id: "settings-file",
+    class: "skip",
+    accept: "image/png,image/jpeg,image/webp",
+    onchange: () => file.files[0] && fillFromPicture(file.files[0], redraw),
+  });
   const rest = Object.entries(GROUPS).map(([group, names]) => [
     group,
     fields.filter((field) => names.includes(field.name) && fits(field.name, model)),
@@ -153,7 +171,13 @@ function drawForm(form, fields, labels, models) {
           "div",
           { class: "label-row" },
           h("label", { for: "prompt" }, t("prompt")),
-          h("button", { type: "button", class: "quiet small", onclick: idea }, icon("idea"), t("surprise")),
+          h(
+            "span",
+            { class: "row" },
+            file,
+            h("label", { for: "settings-file", class: "button quiet small" }, icon("folder"), t("fromPicture")),
+            h("button", { type: "button", class: "quiet small", onclick: idea }, icon("idea"), t("surprise")),
+          ),
         ),
         prompt,
       ),

@@ -56,7 +56,8 @@ export function chart(title, series) {
     names.map((name, i) =>
       svg("path", {
         stroke: COLOURS[i % COLOURS.length],
-        d: series[name].map(([x, y], k) => `${k ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join(""),
+        "stroke-linecap": "round", // a single point is seen as a dot
+        d: series[name].map(([x, y], k) => `${k ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("").concat(series[name].length > 1 ? "" : "h0"),
       }),
     ),
   );

@@ -3,21 +3,39 @@ import * as api from "./api.js";
 import { chips, labelled, select } from "./controls.js";
 import { short } from "./curves.js";
 import { fill, h, toast, tried } from "./dom.js";
-import { folderPicker } from "./folder.js";
+import { evaluationOnItsWay } from "./evaluate_run.js";
+import { folderPicker, plainName } from "./folder.js";
 import { rose } from "./glass.js";
 import { EXAMPLES, lang, t, when } from "./i18n.js";
 import { icon } from "./icons.js";
-import { ended, onJob, submit } from "./jobs.js";
+import { ended, jobs, onJob, submit } from "./jobs.js";
 import { modelList } from "./shelf.js";
 
 const SETS = new Set(["emoji", "fashion-mnist"]); // built sets go by their names
 
+/** `chosen`: a report by its id, an evaluation by its job's id, "compare", or nothing for a new one. */
 export function evaluateView(main, chosen) {
   const list = h("ul", { class: "runs" }),
     body = h("section", { class: "pane stack" });
+  let shown = null,
+    panel = null;
+  const bodyFor = (found, reports, metrics) => {
+    const now = found ? found.id : chosen === "compare" ? `compare ${reports.length}` : jobs.has(chosen) ? "job" : "";
+    if (now === shown) return; // a form that is being filled in stays as it is
+    shown = now;
+    panel = null;
+    if (found) showReport(body, found);
+    else if (chosen === "compare") compareReports(body, reports, metrics);
+    else if (now === "job") {
+      panel = evaluationOnItsWay(chosen);
+      fill(body, panel.element);
+      panel.update();
+    } else newEvaluation(body, reports);
+  };
   const draw = () =>
     tried(async () => {
       const { reports, metrics } = await api.reports();
+      const found = reports.find((one) => one.id === chosen) ?? reports.find((one) => one.name === nameOf(chosen));
       fill(
         list,
         reports.map((one) =>
@@ -26,7 +44,7 @@ export function evaluateView(main, chosen) {
             {},
             h(
               "a",
-              { href: `#evaluate/${one.id}`, "aria-current": one.id === chosen ? "page" : null },
+              { href: `#evaluate/${one.id}`, "aria-current": one === found ? "page" : null },
               h("b", {}, one.name),
               h(
                 "small",
@@ -38,10 +56,7 @@ export function evaluateView(main, chosen) {
         ),
         reports.length ? null : h("li", { class: "note" }, t("noReports")),
       );
-      const found = reports.find((one) => one.id === chosen);
-      if (found) showReport(body, found);
-      else if (chosen === "compare") compareReports(body, reports, metrics);
-      else newEvaluation(body);
+      bodyFor(found, reports, metrics);
     });
   fill(
     main,
@@ -65,10 +80,18 @@ export function evaluateView(main, chosen) {
     ),
   );
   draw();
-  return onJob((job) => {
-    if (job.kind === "evaluate" && ended(job)) draw();
+  return onJob((job, event) => {
+    if (job.kind !== "evaluate") return;
+    if (job.id === chosen) {
+      panel?.update(event);
+      if (!shown) draw(); // after a reload the queue knows it later than the page
+    }
+    if (ended(job)) draw();
   });
 }
+
+/** The report of an evaluation that was asked for here: it was given a name that no other one has. */
+const nameOf = (id) => (jobs.get(id)?.kind === "evaluate" ? (jobs.get(id).request?.name ?? null) : null);
 
 function showReport(body, one) {
   const src = api.report(one.id);
@@ -177,7 +200,16 @@ function compareReports(body, reports, metrics) {
   return undefined;
 }
 
-function newEvaluation(body) {
+/** A name for a report that none has yet, nor any evaluation that is still to come. */
+function freeName(text, reports) {
+  const plain = plainName(text);
+  const taken = new Set([...reports.map((one) => one.name), ...[...jobs.values()].map((job) => job.request?.name)]);
+  let name = plain;
+  for (let number = 2; taken.has(name); number += 1) name = `${plain}-${number}`;
+  return name;
+}
+
+function newEvaluation(body, reports) {
   const form = { what: "model", model: "default", seeds: 2 };
   const fields = h("div", { class: "stack" });
   const prompts = h("textarea", { id: "prompts", rows: 6, value: EXAMPLES[lang].join("\n") });
@@ -201,8 +233,10 @@ function newEvaluation(body) {
         if (!folder.value()) return toast(t("needFolder"), { bad: true });
         request.pictures = await api.folderPath(folder.value());
       }
-      await submit(request);
+      request.name = freeName(form.what === "model" ? form.model : folder.name(), reports);
+      const job = await submit(request);
       toast(t("evaluationStarted"));
+      location.hash = `evaluate/${job.id}`;
       return undefined;
     });
   const draw = () =>

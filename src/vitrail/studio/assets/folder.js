@@ -8,6 +8,14 @@ import { icon } from "./icons.js";
 
 const TAKEN = /\.(png|jpe?g|webp|txt)$/i;
 
+/** A name made of `text` for a folder on the server: letters, digits and ._- as it takes them. */
+export const plainName = (text) =>
+  text
+    .replace(/[^A-Za-z0-9._-]+/g, "-")
+    .replace(/^[-._]+|[-._]+$/g, "")
+    .slice(0, 56)
+    .replace(/[-._]+$/, "") || "pictures";
+
 /** A control whose `value()` is a path or an upload's id; `changed()` is called when another one is chosen. */
 export function folderPicker(label, changed = () => {}) {
   const path = h("input", {

@@ -1,8 +1,7 @@
 // The frame of the page: where one is, language, light, the queue, and what every page can do.
-import * as api from "./api.js";
 import { codebookView } from "./codebook.js";
-import { createView, fillForm } from "./create.js";
-import { dialog, fill, h, kept, toast, tried } from "./dom.js";
+import { createView, fillFromPicture } from "./create.js";
+import { dialog, fill, h, kept } from "./dom.js";
 import { editView } from "./edit.js";
 import { evaluateView } from "./evaluate.js";
 import { galleryView } from "./gallery.js";
@@ -191,12 +190,9 @@ addEventListener("drop", (event) => {
   if (!file) return;
   const taken = new CustomEvent("picture-dropped", { detail: file, cancelable: true });
   if (!document.getElementById("main").dispatchEvent(taken)) return;
-  tried(async () => {
-    const found = await api.settingsOf(file);
-    fillForm(found.settings);
+  fillFromPicture(file, () => {
     if (["", "#create"].includes(location.hash)) show();
     else location.hash = "create";
-    toast([t("filled", { program: found.program }), ...found.notes].join(" "), { seconds: 8 });
   });
 });
 

@@ -101,7 +101,7 @@ export function modelsView(main, wanted) {
               "a",
               { class: "button", href: `#create/${encodeURIComponent(model.name)}` },
               icon("create"),
-              t("tryModel"),
+              t("try_create"),
             )
           : null,
         model.card

@@ -1,7 +1,7 @@
 // Blind rating: two pictures of the same words, from whom stays hidden; and what all answers together say.
 import * as api from "./api.js";
 import { labelled, select } from "./controls.js";
-import { fill, h, toast, tried } from "./dom.js";
+import { fill, h, kept, toast, tried } from "./dom.js";
 import { rose } from "./glass.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
 import { icon } from "./icons.js";
@@ -15,6 +15,13 @@ const NAMES = {
   sampler: (picture) => picture.record?.request?.sampler ?? null,
 };
 const ANSWERS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
+
+const MOST_REMEMBERED = 5000;
+const keyOf = (pair) =>
+  pair
+    .map((picture) => picture.id.slice(0, 12))
+    .sort()
+    .join();
 
 /** Pairs of pictures of the same words from two contenders, in random order and on random sides. */
 function pairsOf(pictures, name) {
@@ -37,6 +44,7 @@ export function rateView(main) {
   const area = h("section", { class: "pane stack" }),
     table = h("section", { class: "pane stack" });
   let pairs = [],
+    rated = new Set(), // what was answered in this browser is not asked again
     given = 0,
     by = "model",
     busy = false;
@@ -66,7 +74,7 @@ export function rateView(main) {
       choice,
     );
     if (!pair)
-      return fill(area, head, given ? h("p", { class: "note" }, t("allRated", { n: given })) : null, makePairs());
+      return fill(area, head, makePairs(given));
     return fill(
       area,
       head,
@@ -113,8 +121,10 @@ export function rateView(main) {
           left_name: NAMES[by](left),
           right_name: NAMES[by](right),
           winner,
+          by,
         });
-        pairs.shift();
+        rated.add(keyOf(pairs.shift()));
+        kept.set(`rated.${by}`, [...rated].slice(-MOST_REMEMBERED));
         given += 1;
         draw();
         await showScores();
@@ -123,7 +133,11 @@ export function rateView(main) {
       }
     });
   const showScores = async () => {
-    const rows = await api.scores();
+    const about = by,
+      rows = await api.scores(by).catch((error) => error);
+    if (about !== by) return undefined; // another question was chosen meanwhile
+    if (rows instanceof Error)
+      return fill(table, h("h2", {}, t("scores")), h("p", { class: "note", role: "status" }, rows.message));
     if (!rows.length) return fill(table, h("h2", {}, t("scores")), h("p", { class: "note" }, t("noVotes")));
     const low = Math.min(...rows.map((one) => one.low)),
       wide = Math.max(...rows.map((one) => one.high)) - low || 1,
@@ -176,12 +190,16 @@ export function rateView(main) {
           ),
         ),
       ),
-      h("p", {}, h("a", { class: "button", href: api.scoresCsv, download: "ratings.csv" }, icon("download"), t("csv"))),
+      h("p", {}, h("a", { class: "button", href: api.scoresCsv(by), download: `ratings-${by}.csv` }, icon("download"), t("csv"))),
     );
   };
   const load = () =>
     tried(async () => {
-      pairs = pairsOf((await api.pictures({ limit: 500 })).pictures, NAMES[by]);
+      rated = new Set(kept.get(`rated.${by}`) ?? []);
+      pairs = pairsOf((await api.pictures({ limit: 500 })).pictures, NAMES[by]).filter(
+        (pair) => !rated.has(keyOf(pair)),
+      );
+      given = 0;
       draw();
       await showScores();
     });
@@ -197,14 +215,14 @@ export function rateView(main) {
   return () => removeEventListener("keydown", keys);
 }
 
-/** Nothing to rate: make pictures of the same words with two models. */
-function makePairs() {
+/** Nothing to rate, or nothing any more after `given` answers: make pictures of the same words with two models. */
+function makePairs(given) {
   const box = h(
     "div",
     { class: "empty" },
-    rose({ share: 0.5 }).element,
-    h("h2", {}, t("needPairs")),
-    h("p", {}, t("needPairsHint")),
+    rose({ share: given ? 1 : 0.5 }).element,
+    h("h2", {}, given ? t("allRated", { n: given }) : t("needPairs")),
+    h("p", {}, t(given ? "morePairsHint" : "needPairsHint")),
   );
   tried(async () => {
     const models = (await modelList()).filter(drawsFromWords).map((one) => one.name);

@@ -67,6 +67,7 @@ export const TEXTS = {
   // Create
   prompt: ["What should the picture show?", "想画什么？"],
   promptPlaceholder: ["a cat sitting in a garden", "一只猫坐在花园里"],
+  fromPicture: ["Settings of a picture", "读取图片设置"],
   surprise: ["Give me an idea", "来点灵感"],
   style: ["Style", "风格"],
   anyStyle: ["house style", "默认风格"],

@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import { labelled, select } from "./controls.js";
 import { fill, h, toast, tried } from "./dom.js";
-import { folderPicker, lookThrough } from "./folder.js";
+import { folderPicker, lookThrough, plainName } from "./folder.js";
 import { t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { submit } from "./jobs.js";
@@ -21,6 +21,7 @@ export function trainView(main, chosen) {
 
   const drawList = async () => {
     const runs = await api.runs();
+    const focused = list.contains(document.activeElement) && document.activeElement.getAttribute("href");
     fill(
       list,
       runs.map((run) =>
@@ -38,6 +39,7 @@ export function trainView(main, chosen) {
       ),
       runs.length ? null : h("li", { class: "note" }, t("noRuns")),
     );
+    if (focused) [...list.querySelectorAll("a")].find((one) => one.getAttribute("href") === focused)?.focus();
     return runs;
   };
 
@@ -89,7 +91,7 @@ function newRun(body, open, left) {
       const folder = picker.value();
       if (!folder && !recipe) return toast(t("needFolder"), { bad: true });
       const data = folder ? await api.folderPath(folder) : null;
-      const run = runName(name.value.trim() || (recipe ? recipe.file.replace(/\.toml$/, "") : picker.name()));
+      const run = plainName(name.value.trim() || (recipe ? recipe.file.replace(/\.toml$/, "") : picker.name()));
       await submit({
         kind: "train",
         run,
@@ -134,10 +136,3 @@ function newRun(body, open, left) {
   });
   return () => {};
 }
-
-/** A folder's name: letters, digits and ._- as the server takes them. */
-const runName = (text) =>
-  text
-    .replace(/[^A-Za-z0-9._-]+/g, "-")
-    .replace(/^[-._]+|[-._]+$/g, "")
-    .slice(0, 60) || "pictures";

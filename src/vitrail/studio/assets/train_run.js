@@ -1,28 +1,33 @@
 // One training: how far it is, its curves and samples, stop, go on, draw with it.
 import * as api from "./api.js";
 import { charts } from "./curves.js";
-import { fill, h, toast, tried } from "./dom.js";
+import { fill, h, kept, toast, tried } from "./dom.js";
 import { span, t, when } from "./i18n.js";
 import { icon } from "./icons.js";
 import { cancel, ended, jobs, onJob, submit } from "./jobs.js";
+import { logBox } from "./log.js";
 import { forgetModels } from "./shelf.js";
 
 const AGAIN_MS = 4000;
+const SOON_MS = 1200;
 
 /** A run by its id, or by its name while its folder is still to come (`run:NAME`). */
 export function showRun(body, asked, drawList) {
   let gone = false,
     timer,
     drawn = null,
-    place = null,
+    drawnAt = 0,
+    shape = null,
+    line = null,
+    bar = null,
     name = asked.startsWith("run:") ? asked.slice(4) : null,
     id = name ? null : asked;
   const head = h("div", { class: "stack" }),
     curves = h("div", { class: "curves" }),
     grids = h("div", { class: "stack" }),
-    log = h("div", { class: "log", role: "log", hidden: true });
-  const recipe = h("details", {}, h("summary", {}, t("recipe")));
-  fill(body, head, curves, grids, log, recipe);
+    log = logBox();
+  const recipe = h("details", {}, h("summary", {}, t("recipe")), h("pre"));
+  fill(body, head, curves, grids, log.element, recipe);
   const names = { loss: t("loss"), images_per_second: t("speed"), learning_rate: t("learningRate") };
   const latestJob = () =>
     [...jobs.values()]
@@ -30,21 +35,24 @@ export function showRun(body, asked, drawList) {
       .sort((a, b) => b.created.localeCompare(a.created))[0];
 
   const draw = async () => {
+    drawnAt = performance.now();
     if (jobs.has(asked)) name = jobs.get(asked).request.run; // the queue names a job
     id = jobs.has(asked) || !id ? (await drawList()).find((one) => one.name === name)?.id : id;
     const run = id ? await api.run(id) : null;
     name = run?.name ?? name;
     const job = latestJob(),
       going = job && !ended(job);
-    const stop = going
-      ? h(
-          "button",
-          { type: "button", class: "cancel", onclick: () => tried(() => cancel(job.id)) },
-          icon("pause"),
-          t("stopRun"),
-        )
-      : null;
-    if (!run)
+    const stop = () =>
+      going
+        ? h(
+            "button",
+            { type: "button", class: "cancel", onclick: () => tried(() => cancel(job.id)) },
+            icon("pause"),
+            t("stopRun"),
+          )
+        : null;
+    if (!run) {
+      shape = null;
       return fill(
         head,
         h("h2", {}, name ?? t("train")),
@@ -54,8 +62,36 @@ export function showRun(body, asked, drawList) {
           job?.error?.message ?? t(job?.state === "running" ? "preparing" : (job?.state ?? "queued")),
         ),
         going ? h("progress", { "aria-label": name }) : null,
-        stop,
+        stop(),
       );
+    }
+    // The head stays as long as it says the same, so that its buttons keep their focus; figures move in it.
+    const now = JSON.stringify([run.id, run.state, run.use, going && job.id, job?.state, job?.error]);
+    if (now !== shape) {
+      shape = now;
+      drawHead(run, job, going, stop);
+    }
+    bar.value = run.share;
+    line.textContent = [
+      t("seen", { n: run.images.toLocaleString() }),
+      run.until && t("ofAll", { n: run.until.toLocaleString() }),
+      run.seconds && span(run.seconds),
+      going && job.eta != null && t("left", { time: span(job.eta) }),
+    ]
+      .filter(Boolean)
+      .join(" · ");
+    const key = JSON.stringify([run.images, run.samples.length]);
+    if (key !== drawn) {
+      drawn = key;
+      charts(curves, run.figures, names);
+      samples(run);
+      recipe.lastChild.textContent = run.recipe;
+    }
+    return undefined;
+  };
+  const drawHead = (run, job, going, stop) => {
+    bar = h("progress", { max: 1, value: run.share, "aria-label": run.name });
+    line = h("p");
     fill(
       head,
       h(
@@ -73,24 +109,13 @@ export function showRun(body, asked, drawList) {
         { class: "note" },
         [run.kind.replaceAll("_", " "), run.source, when(run.changed * 1000)].filter(Boolean).join(" · "),
       ),
-      h("progress", { max: 1, value: run.share, "aria-label": run.name }),
-      h(
-        "p",
-        {},
-        [
-          t("seen", { n: run.images.toLocaleString() }),
-          run.until && t("ofAll", { n: run.until.toLocaleString() }),
-          run.seconds && span(run.seconds),
-          going && job.eta != null && t("left", { time: span(job.eta) }),
-        ]
-          .filter(Boolean)
-          .join(" · "),
-      ),
+      bar,
+      line,
       job?.error ? h("p", { class: "bad" }, job.error.message) : null,
       h(
         "div",
         { class: "row" },
-        stop,
+        stop(),
         run.state === "stopped" && !going
           ? h(
               "button",
@@ -107,7 +132,7 @@ export function showRun(body, asked, drawList) {
               t("resumeRun"),
             )
           : null,
-        run.model
+        run.use && !going
           ? h(
               "button",
               {
@@ -115,49 +140,50 @@ export function showRun(body, asked, drawList) {
                 class: "main",
                 onclick: () =>
                   tried(async () => {
-                    const kept = await api.keepModel(run.id);
+                    const added = await api.keepModel(run.id);
                     forgetModels();
-                    location.hash = `create/${encodeURIComponent(kept.name)}`;
+                    if (run.use === "codebook") kept.set("codebook", added.name);
+                    location.hash = run.use === "create" ? `create/${encodeURIComponent(added.name)}` : run.use;
                   }),
               },
-              icon("create"),
-              t("tryModel"),
+              icon(run.use),
+              t(`try_${run.use}`),
             )
           : null,
       ),
     );
-    const key = JSON.stringify([run.images, run.samples.length]);
-    if (key !== drawn) {
-      drawn = key;
-      charts(curves, run.figures, names);
-      samples(run);
-      fill(recipe, h("summary", {}, t("recipe")), h("pre", {}, run.recipe));
-    }
-    return undefined;
   };
-  const samples = (run) => {
-    if (!run.samples.length) return fill(grids);
-    const last = run.samples.length - 1;
-    if (place == null || place.end) place = { at: last, end: true };
-    const image = h("img", { class: "sheet", alt: t("samples") }),
-      out = h("output");
-    const show = (at) => {
-      image.src = api.runSample(run.id, run.samples[at]);
-      out.textContent = t("seen", { n: Number(/\d+/.exec(run.samples[at])?.[0] ?? 0).toLocaleString() });
-    };
-    const range = h("input", {
+  // Made once and then filled, so that the slider stays under the finger while new samples arrive.
+  const image = h("img", { class: "sheet", alt: t("samples") }),
+    seen = h("output"),
+    range = h("input", {
       type: "range",
       min: 0,
-      max: last,
-      value: place.at,
       "aria-label": t("samples"),
       oninput: () => {
-        place = { at: Number(range.value), end: Number(range.value) === last };
-        show(place.at);
+        latest = range.value === range.max;
+        show();
       },
     });
-    show(Math.min(place.at, last));
-    return fill(grids, h("div", { class: "label-row" }, h("h3", {}, t("samples")), out), last ? range : null, image);
+  let shots = [],
+    latest = true;
+  const show = () => {
+    const name = shots[Number(range.value)];
+    const src = api.runSample(id, name);
+    if (image.getAttribute("src") !== src) image.src = src;
+    seen.textContent = t("seen", { n: Number(/\d+/.exec(name)?.[0] ?? 0).toLocaleString() });
+  };
+  const samples = (run) => {
+    if (run.samples.length === shots.length) return;
+    shots = run.samples;
+    if (!shots.length) fill(grids);
+    else if (!image.isConnected)
+      fill(grids, h("div", { class: "label-row" }, h("h3", {}, t("samples")), seen), range, image);
+    if (!shots.length) return;
+    range.max = shots.length - 1;
+    range.hidden = shots.length < 2;
+    if (latest) range.value = range.max;
+    show();
   };
   const loop = async () => {
     if (gone) return;
@@ -167,15 +193,11 @@ export function showRun(body, asked, drawList) {
   loop();
   const stop = onJob((job, event) => {
     if (job.kind !== "train" || job.request?.run !== name) return;
-    if (event?.message) {
-      log.hidden = false;
-      log.append(`${event.message}\n`);
-      log.scrollTop = log.scrollHeight;
-    }
+    if (event?.message) log.add(event.message);
     if (ended(job)) {
       forgetModels();
       tried(draw);
-    }
+    } else if (event && performance.now() - drawnAt > SOON_MS) tried(draw); // somebody watches
   });
   return () => {
     gone = true;
