@@ -135,12 +135,12 @@ def maskgit_vs_ar(
     loader = Loader()
     real, captions, styles = reference(n)
     space = EfficientNetSpace()
-    wanted = space(ImageSet.from_tensor(real, name="real"))
+    wanted = space(ImageSet.from_tensor("real", real))
     draw = np.random.default_rng(0)
     picks = [draw.integers(0, n, n) for _ in range(resamples)]
 
     def quality(drawn: Tensor) -> dict[str, Any]:
-        told = space(ImageSet.from_tensor(drawn, name="drawn"))
+        told = space(ImageSet.from_tensor("drawn", drawn))
         # A resample repeats pictures and so has less spread than a fresh set of n would: its distances sit
         # above the value, by about as much as the distance itself is biased. The interval keeps their width.
         values = np.array([frechet_distance(told[pick], wanted, exact=False) for pick in picks])
