@@ -598,6 +598,10 @@ the text fields are too long
     文本字段过长
 the text field {name} is damaged or too long
     文本字段 {name} 已损坏或过长
+give a file, or a recipe of vitrail's own: {all}
+    请给出文件，或 vitrail 自带的配方：{all}
+left out: {file}: {reason}
+    未采用 {file}：{reason}
 {count#} pictures can be used, {bad#} files cannot, {captions#} have a caption
     {count} 张图片可用，{bad} 个文件不可用，{captions} 张有说明文字
 batches of {batch#}: small sets gain from more steps, large ones from steadier ones

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from studio_browser import launched, open_page, photograph
 from studio_server import serve_studio
 
-PATIENCE = 120_000
+PATIENCE = 60_000
 """Milliseconds for what computes on a machine that is busy; on a quiet one it is seconds."""
 
 
@@ -64,22 +64,21 @@ def test_a_folder_is_looked_at_trained_on_stopped_tried_and_gone_on_with(
     assert page.inner_text(".figures > :nth-child(1)").split() == ["24", "usable", "pictures"]
     assert page.inner_text(".figures > :nth-child(2)").split() == ["1", "files", "left", "out"]
     photograph(page, "train-look")
-    page.fill("#run-images", "1600")
+    page.fill("#run-images", "800")
     page.click("#go")
     page.wait_for_selector(".curve[aria-label^='Loss']")
-    _shown(page, "img.sheet[alt=Samples]")
+    _shown(page, "img.sheet[alt^=Samples]")
     photograph(page, "train-running")
     page.click("button:has-text('Stop')")
     page.wait_for_selector(".badge:has-text('stopped')")
     photograph(page, "train-stopped")
     (run,) = served.http.get("/api/studio/runs").json()
     assert (run["name"], run["source"], run["state"]) == ("discs", "discs", "stopped")
-    assert 0 < run["images"] < 1600
+    assert 0 < run["images"] < 800
 
     page.click("button:has-text('Draw with it')")  # as it is now
-    page.wait_for_selector("#model option")
+    page.wait_for_function("() => document.querySelector('#model')?.value.startsWith('discs-at-')")
     model = page.input_value("#model")
-    assert model.startswith("discs-at-")
     page.fill("#prompt", "a disc")
     page.click("#go")
     _shown(page, "#stage img.result")
@@ -90,9 +89,9 @@ def test_a_folder_is_looked_at_trained_on_stopped_tried_and_gone_on_with(
     page.click(".runs a:has-text('discs')")
     page.click("button:has-text('Go on')")
     page.wait_for_selector(".badge:has-text('finished')")
-    assert page.inner_text(".pane.stack > .stack").count("1,600 pictures seen")
+    assert page.inner_text(".pane.stack > .stack").count("800 of 800 pictures seen") == 1
     (run,) = served.http.get("/api/studio/runs").json()
-    assert (run["images"], run["state"], run["share"]) == (1600, "finished", 1.0)
+    assert (run["images"], run["state"], run["share"]) == (800, "finished", 1.0)
     photograph(page, "train-finished")
     page.click("button:has-text('Draw with it')")
     page.wait_for_function("() => document.querySelector('#model')?.value === 'discs'")
@@ -114,16 +113,17 @@ def test_two_folders_are_compared_and_the_report_opens_in_the_readers_language(
     page.click("#go")
     page.wait_for_selector("iframe.report")
     report = page.frame_locator("iframe.report")
-    report.locator("h2:visible", has_text="结论").wait_for()
+    report.locator("h2 [lang=zh]:visible", has_text="结论").wait_for()
+    assert report.locator("h1").inner_text() == "made"
     assert report.locator("html").get_attribute("lang") == "zh"
     assert report.locator(".advice li:visible").count() > 0
-    assert report.locator("h2:visible", has_text="In short").count() == 0
+    assert report.locator("h2 [lang=en]:visible").count() == 0
     photograph(page, "evaluate-report")
     (one,) = served.http.get("/api/studio/reports").json()["reports"]
     assert (one["name"], one["n"], one["against"]) == ("made", 10, "real")
     page.click(".brand .lang")  # the reader changes, and so does the report
-    report.locator("h2:visible", has_text="In short").wait_for()
-    assert report.locator("h2:visible", has_text="结论").count() == 0
+    report.locator("h2 [lang=en]:visible", has_text="In short").wait_for()
+    assert report.locator("h2 [lang=zh]:visible").count() == 0
 
     # While somebody fills in the next one, another ends: the form stays, and the queue leads to the report.
     page.click("a.button.main")
@@ -134,7 +134,7 @@ def test_two_folders_are_compared_and_the_report_opens_in_the_readers_language(
     assert page.input_value("#limit") == "77"
     page.click(f"#queue [data-job='{id}'] .what")
     page.wait_for_selector("iframe.report[title=others]")
-    report.locator("h1", has_text="real").wait_for()
+    report.locator("h1", has_text="others").wait_for()
     page.click("a[href='#evaluate/compare']")
     page.wait_for_selector("thead th:has-text('others')")
     assert page.locator("tbody tr").count() > 0

@@ -66,7 +66,7 @@ def test_votes_fill_the_table_of_their_own_question(browser: Any, served: Any, t
             page.keyboard.press("ArrowDown")
             points.update({style: 0.5 for style in STYLES})  # type: ignore[arg-type]
     page.wait_for_selector("td:has-text('twemoji') ~ td:last-child:has-text('3')")
-    page.wait_for_selector(".note:has-text('All pairs are rated: 3 answers')")
+    page.wait_for_selector("h2:has-text('All pairs are rated: 3 answers')")
     assert page.locator("tbody tr").count() == 2
     assert "new model" not in page.inner_text("table")
     photograph(page, "rate-scores")
@@ -74,7 +74,7 @@ def test_votes_fill_the_table_of_their_own_question(browser: Any, served: Any, t
         page.click("a:has-text('Download CSV')")
     assert download.value.suggested_filename == "ratings-style.csv"
     download.value.save_as(tmp_path / "ratings.csv")
-    rows = list(csv.DictReader((tmp_path / "ratings.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "ratings.csv").read_text().splitlines()))
     assert {row["name"]: float(row["wins"]) for row in rows} == {name: points[name] for name in STYLES}
     assert [row["votes"] for row in rows] == ["3", "3"]
     strengths = [float(row["strength"]) for row in rows]

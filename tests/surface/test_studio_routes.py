@@ -14,6 +14,7 @@ from PIL import Image
 from studio_server import serve_studio
 
 from vitrail.serving.long_work import STOPPED_MODEL
+from vitrail.store import artifacts
 from vitrail.studio.runs import MAX_POINTS
 
 JSON = {"content-type": "application/json"}
@@ -219,4 +220,5 @@ def test_a_finished_model_is_kept_once_and_listed(
         )
         kept = server.http.post(f"/api/studio/runs/{row['id']}/keep", json={}).json()
         assert kept == {"name": "mine-at-640"}
+        assert artifacts.load(artifacts.available()["mine-at-640"]).manifest.name == "mine-at-640"
         assert "mine" not in {one["name"] for one in server.http.get("/api/studio/models").json()}

@@ -346,6 +346,10 @@ def test_the_suggestion_follows_the_folder(tmp_path: Path, monkeypatch: pytest.M
     assert captioned.optim.until_images is not None
     assert 4_000 <= captioned.optim.until_images < bare.optim.until_images
     assert suggest_recipe(tmp_path / "bare", ["optim.until_images=7"])[0].optim.until_images == 7
+    short, reasons = suggest_recipe(tmp_path / "bare", ["optim.until_images=4_00"])
+    assert (short.optim.until_images, short.optim.warmup_images) == (400, 20)  # what hangs on it follows
+    assert short.run.sample_every_images == 40
+    assert any(reason.startswith("400 pictures long") for reason in reasons)
     with pytest.raises(InputError, match="did you mean"):
         suggest_recipe(tmp_path / "bare", ["optim.until_image=7"])
     (tmp_path / "empty").mkdir()

@@ -99,7 +99,7 @@ def _page(evaluation: Evaluation, language: Language) -> str:
         policy=POLICY,
         script=SCRIPT,
         title=both("Evaluation", "评测报告"),
-        heading=escaped(evaluation.about.get("model") or pictures.name),
+        heading=escaped(evaluation.about.get("model") or evaluation.about.get("name") or pictures.name),
         subtitle=subtitle,
         tiles=_tiles(evaluation),
         short_title=both("In short", "结论"),

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from PIL import Image
 from torch import nn
 
 from vitrail.errors import CancelledError, InputError
@@ -42,6 +43,9 @@ from vitrail.training.sources import shipped_encoder
 from vitrail.training.suggest import suggest_recipe
 
 __all__ = ["prompt_sampler", "recipe_of", "run_training"]
+
+_SEEN = 96
+"""Least longer side of a sample in pixels."""
 
 _EVERY = 0.5
 """Seconds between two words about progress."""
@@ -178,6 +182,12 @@ def _images_of(path: Path, images: int) -> int:
     return int(number) if number.isdecimal() else images
 
 
+def _large(picture: Image.Image) -> Image.Image:
+    """A picture of few pixels as squares that people see, so that its label fits below it."""
+    factor = -(-_SEEN // max(picture.size))
+    return picture if factor <= 1 else picture.resize((factor * picture.width, factor * picture.height), 0)
+
+
 def prompt_sampler(encoder: TextEncoder, precision: Precision) -> Sampler:
     """Return what draws a grid for the recipe's prompts with a network as it stands that draws pixels."""
 
@@ -197,11 +207,12 @@ def prompt_sampler(encoder: TextEncoder, precision: Precision) -> Sampler:
         )
         loader, context = Loader.holding(model, device), Context(device, precision)
         pictures, read = [], []
-        for prompt in prompts:
-            request = parse_request(TextToImageRequest, {"prompt": prompt, "seed": 0})
+        for index, prompt in enumerate(prompts):
+            seed = prompts[:index].count(prompt)  # the same words again: another picture of them
+            request = parse_request(TextToImageRequest, {"prompt": prompt, "seed": seed})
             for event in TASKS[request.kind](request, loader, context):
                 if isinstance(event, PictureDone):
-                    pictures.append(event.picture)
+                    pictures.append(_large(event.picture))
                     read.append(event.record.understood_as or prompt)
         sheet = grid(pictures, labels=list(prompts), substitutes=read)
         atomic_write(path, encode(sheet, "png"))

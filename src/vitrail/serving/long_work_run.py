@@ -107,6 +107,8 @@ def _evaluate(request: EvaluateRequest, tell: Tell, report: Report, folder: Path
     name = request.name or run_name(Path(judged).name)
     place = _free(folder / "reports", f"evaluate-{name}")
     evaluation = evaluate(request, place, tell)
+    if request.name is not None:
+        evaluation.about["name"] = request.name  # an uploaded folder is called by a number
     index = 1 if request.language == "zh" else 0
     for sentence in verdict(evaluation):
         report(LogLine(line=shown(sentence.words[index], 400)))

@@ -19,7 +19,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from vitrail.errors import ArtifactError, InputError
-from vitrail.files import atomic_folder, ensure_folder
+from vitrail.files import atomic_folder, atomic_write, ensure_folder
 from vitrail.recipe import SHIPPED
 from vitrail.serving.long_work import STOPPED_MODEL, run_name
 from vitrail.store import artifacts
@@ -96,6 +96,10 @@ def _keep(run: Path) -> str:
     size = sum(path.stat().st_size for path in model.rglob("*") if path.is_file())
     with atomic_folder(ensure_folder(artifacts.home()) / name, needed=size) as folder:
         shutil.copytree(model, folder, dirs_exist_ok=True)
+        # Its pictures go by the name it has here: two trainings by one recipe are two models.
+        manifest = artifacts.read_manifest(folder, verify=False).model_copy(update={"name": name})
+        text = manifest.model_dump_json(indent=2, exclude_none=True)
+        atomic_write(folder / artifacts.MANIFEST_NAME, text + "\n")
     return name
 
 
@@ -165,7 +169,8 @@ def _short(places: Places, folder: Path) -> dict[str, Any]:
     optim = recipe.get("optim", {})
     wanted = optim.get("until_images")
     budget = optim.get("time_budget_minutes")
-    seen, seconds = last.get("images", 0), last.get("seconds", 0.0)
+    # The log is written now and then, and not at a stop.
+    seen, seconds = max(last.get("images", 0), _images(folder)), last.get("seconds", 0.0)
     finished = (folder / "model" / "artifact.json").is_file()
     share = seen / wanted if wanted else seconds / (60 * budget) if budget else 0.0
     return {

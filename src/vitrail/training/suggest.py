@@ -71,9 +71,9 @@ def suggest_recipe(folder: str | Path, overrides: Iterable[str] = ()) -> tuple[R
         "weight_decay": 0.05 if count < 5_000 else 0.01,
         "until_images": length,
     }
-    prompts = list(dict.fromkeys(translate(caption).english for caption in captions))[:8] or ["a picture"]
+    prompts = list(dict.fromkeys(translate(caption).english for caption in captions))[:8] or ["a picture"] * 4
     tables["run"] = {
-        "sample_every_images": max(batch, length // 20),
+        "sample_every_images": max(batch, length // (20 if captions else 10)),
         "sample_prompts": prompts,
         "log_every_seconds": 2.0,  # somebody watches: the first point of the curve comes at once
     }

@@ -171,13 +171,7 @@ function drawForm(form, fields, labels, models) {
           "div",
           { class: "label-row" },
           h("label", { for: "prompt" }, t("prompt")),
-          h(
-            "span",
-            { class: "row" },
-            file,
-            h("label", { for: "settings-file", class: "button quiet small" }, icon("folder"), t("fromPicture")),
-            h("button", { type: "button", class: "quiet small", onclick: idea }, icon("idea"), t("surprise")),
-          ),
+          h("button", { type: "button", class: "quiet small", onclick: idea }, icon("idea"), t("surprise")),
         ),
         prompt,
       ),
@@ -214,6 +208,12 @@ function drawForm(form, fields, labels, models) {
         ),
       ),
       folded,
+      h(
+        "div",
+        {},
+        file,
+        h("label", { for: "settings-file", class: "button quiet small" }, icon("folder"), t("fromPicture")),
+      ),
     ),
     h(
       "div",

@@ -13,7 +13,9 @@ const COLOURS = ["var(--cobalt)", "var(--ruby)", "var(--emerald)", "var(--amber)
 export const short = (value) =>
   Math.abs(value) >= 10000
     ? Intl.NumberFormat(lang, { notation: "compact" }).format(value)
-    : Number(value.toPrecision(3)).toString();
+    : value !== 0 && Math.abs(value) < 0.001
+      ? Number(value.toPrecision(3)).toExponential()
+      : Number(value.toPrecision(3)).toString();
 
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1,
@@ -56,10 +58,13 @@ export function chart(title, series) {
     names.map((name, i) =>
       svg("path", {
         stroke: COLOURS[i % COLOURS.length],
-        "stroke-linecap": "round", // a single point is seen as a dot
-        d: series[name].map(([x, y], k) => `${k ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("").concat(series[name].length > 1 ? "" : "h0"),
+        d: series[name].map(([x, y], k) => `${k ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join(""),
       }),
     ),
+    names.map((name, i) => {
+      const [[x, y], more] = series[name]; // a single point is no line
+      return more ? null : svg("circle", { fill: COLOURS[i % COLOURS.length], cx: px(x), cy: py(y), r: 4 });
+    }),
   );
   return h(
     "figure",
@@ -68,10 +73,30 @@ export function chart(title, series) {
       "figcaption",
       {},
       h("span", {}, title),
-      h("b", {}, names.map((name) => short(series[name].at(-1)[1])).join(" · ")),
+      h(
+        "span",
+        { class: "latest" },
+        names.map((name, i) =>
+          h(
+            "b",
+            { title: name, style: names.length > 1 ? `color:${COLOURS[i % COLOURS.length]}` : null },
+            short(series[name].at(-1)[1]),
+          ),
+        ),
+      ),
     ),
     drawing,
   );
+}
+
+/** Figures by noise level, such as mse/t0 and mse/t1, share a chart: [name, series] each. */
+function together(figures) {
+  const found = new Map();
+  for (const [name, points] of figures) {
+    const group = name.replace(/\/t\d+$/, "");
+    found.set(group, { ...found.get(group), [name]: points });
+  }
+  return [...found];
 }
 
 /** Charts of a run's figures: the losses first, then what was measured, then how it ran. */
@@ -86,6 +111,6 @@ export function charts(box, figures, names) {
   fill(
     box,
     losses.map(([name, points]) => chart(called(name), { [name]: points })),
-    rest.map(([name, points]) => chart(names[name] ?? name.replaceAll("_", " "), { [name]: points })),
+    together(rest).map(([name, series]) => chart(names[name] ?? name.replaceAll("_", " "), series)),
   );
 }

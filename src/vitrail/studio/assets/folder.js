@@ -33,7 +33,7 @@ export function folderPicker(label, changed = () => {}) {
       if (id) path.value = "";
       changed();
     },
-    { "aria-label": t("uploads") },
+    { "aria-label": t("uploads"), style: "flex:1 1 12rem;width:auto" },
   );
   const input = h("input", {
     type: "file",

@@ -14,6 +14,7 @@ const title = (job) => job.title || job.request?.prompt || kindName(job.kind);
 
 function state(job, before) {
   if (job.state === "queued") return before ? t("queuedAt", { n: before }) : t("queued");
+  if (job.state === "cancelled" && job.kind === "train") return t("run_stopped"); // it can go on
   if (job.state !== "running") return t(job.state);
   return [
     t(LONG[job.kind] ? "working" : "running"),

@@ -67,7 +67,7 @@ export const TEXTS = {
   // Create
   prompt: ["What should the picture show?", "想画什么？"],
   promptPlaceholder: ["a cat sitting in a garden", "一只猫坐在花园里"],
-  fromPicture: ["Settings of a picture", "读取图片设置"],
+  fromPicture: ["Take the settings of a picture", "读取一张图片的设置"],
   surprise: ["Give me an idea", "来点灵感"],
   style: ["Style", "风格"],
   anyStyle: ["house style", "默认风格"],
@@ -151,6 +151,10 @@ export const TEXTS = {
   kind_train: ["training", "训练"],
   kind_evaluate: ["evaluation", "评测"],
   kind_build_data: ["data", "数据"],
+  kind_autoencoder: ["autoencoder", "自编码器"],
+  kind_token_prior: ["prior over codes", "编码先验"],
+  kind_upsampler: ["enlarger", "放大模型"],
+  kind_gan: ["GAN", "GAN"],
   kind_codebook: ["codebook", "码本"],
   // Edit
   choose: ["Choose a picture", "选择图片"],

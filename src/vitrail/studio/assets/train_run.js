@@ -2,7 +2,7 @@
 import * as api from "./api.js";
 import { charts } from "./curves.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
-import { span, t, when } from "./i18n.js";
+import { kindName, span, t, when } from "./i18n.js";
 import { icon } from "./icons.js";
 import { cancel, ended, jobs, onJob, submit } from "./jobs.js";
 import { logBox } from "./log.js";
@@ -29,6 +29,7 @@ export function showRun(body, asked, drawList) {
   const recipe = h("details", {}, h("summary", {}, t("recipe")), h("pre"));
   fill(body, head, curves, grids, log.element, recipe);
   const names = { loss: t("loss"), images_per_second: t("speed"), learning_rate: t("learningRate") };
+  Object.assign(names, { mse: t("mse"), "held_out/mse": t("mseHeldOut") });
   const latestJob = () =>
     [...jobs.values()]
       .filter((job) => job.kind === "train" && job.request?.run === name)
@@ -73,8 +74,9 @@ export function showRun(body, asked, drawList) {
     }
     bar.value = run.share;
     line.textContent = [
-      t("seen", { n: run.images.toLocaleString() }),
-      run.until && t("ofAll", { n: run.until.toLocaleString() }),
+      run.until
+        ? t("seenOf", { n: run.images.toLocaleString(), all: run.until.toLocaleString() })
+        : t("seen", { n: run.images.toLocaleString() }),
       run.seconds && span(run.seconds),
       going && job.eta != null && t("left", { time: span(job.eta) }),
     ]
@@ -107,7 +109,7 @@ export function showRun(body, asked, drawList) {
       h(
         "p",
         { class: "note" },
-        [run.kind.replaceAll("_", " "), run.source, when(run.changed * 1000)].filter(Boolean).join(" · "),
+        [kindName(run.kind), run.source, when(run.changed * 1000)].filter(Boolean).join(" · "),
       ),
       bar,
       line,
@@ -197,6 +199,7 @@ export function showRun(body, asked, drawList) {
     if (ended(job)) {
       forgetModels();
       tried(draw);
+      tried(drawList);
     } else if (event && performance.now() - drawnAt > SOON_MS) tried(draw); // somebody watches
   });
   return () => {
