@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from studio_browser import launched, open_page, photograph
 from studio_server import serve_studio
 
-PATIENCE = 60_000
+PATIENCE = 180_000
 """Milliseconds for what computes on a machine that is busy; on a quiet one it is seconds."""
 
 
