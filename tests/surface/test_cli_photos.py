@@ -106,7 +106,7 @@ def test_upscale_takes_several_pictures(here: Path, capsys: pytest.CaptureFixtur
         (["models", "pull"], "the model's name is missing; see vitrail models list --available"),
         (["models", "pull", "migan"], "model migan is here already"),
         (["models", "pull", "realesrgan-x5"], "did you mean realesrgan-x4"),
-        (["models", "pull", "../../etc"], "the catalogue has no model ../../etc"),
+        (["models", "pull", "../../etc"], "../../etc is a path or an address; pull takes names"),
         (["models", "remove"], "the model's name is missing; see vitrail models list"),
         (["models", "remove", ".."], ".. is not the name of a model"),
         (["models", "remove", "default"], "came with vitrail and is not removed"),

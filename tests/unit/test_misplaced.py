@@ -45,7 +45,7 @@ OPENERS: dict[str, Callable[[str], object]] = {
         ("sd", "{} is a pipeline of diffusers, which cannot be used for this; give a model of vitrail's"),
         ("sd/unet", "{} is not a model folder: it has no artifact.json; it is a part of {}: give the whole"),
         ("empty", "{} is not a model folder: it has no artifact.json"),
-        ("notes.txt", "{} is not a model; there are: default, vqgan (or give a model's folder, or a"),
+        ("notes.txt", "{} is not a model; there are: "),
         (
             "files/a.ckpt",
             "{} is a checkpoint, which cannot be used for this as it is; vitrail models",
