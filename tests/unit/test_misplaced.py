@@ -57,7 +57,7 @@ def test_what_is_no_model_says_what_it_is(zoo: Path, opener: str, place: str, wo
     with pytest.raises(ArtifactError) as caught:
         OPENERS[opener](str(zoo / place))
     assert str(caught.value).startswith(words.format(zoo / place, other))
-    assert len(str(caught.value)) < len(words) + 2 * len(str(zoo / place)) + 80
+    assert len(str(caught.value)) < len(words) + 2 * len(str(zoo / place)) + 160
 
 
 def test_code_in_a_real_model_folder_is_still_refused(zoo: Path) -> None:
