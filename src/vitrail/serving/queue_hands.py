@@ -173,9 +173,15 @@ def _beat(line: Line, busy: threading.Event) -> None:
         os._exit(0)
 
 
+_NICE = 4
+"""How far this process stands back: drawing takes every core, and pages are to be answered meanwhile."""
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run as ``python -m vitrail.serving.queue_hands DESCRIPTOR PARENT FOLDER SETTINGS``."""
     descriptor, parent, folder, settings = arguments
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     serve(int(descriptor), int(parent), Path(folder), _work(json.loads(settings)))
 
 

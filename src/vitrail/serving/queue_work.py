@@ -6,10 +6,12 @@ import io
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from PIL import Image
 
 from vitrail.codes_schema import WalkRequest
@@ -31,6 +33,9 @@ __all__ = ["ModelWork"]
 #: Of jobs that are done together each tells as much less, for every word is written down and sent on.
 _TELL_EVERY, _SHOW_EVERY = 0.1, 0.25
 _SELDOM_AT_MOST = 1.0
+
+_SHARE = 3
+"""Fewest pictures of a batch for which a core works alone."""
 
 
 class ModelWork:
@@ -59,7 +64,7 @@ class ModelWork:
     def __call__(self, assignments: Sequence[Assignment], tell: Tell, folder: Path) -> None:
         """Do what is assigned; see :data:`vitrail.serving.queue_hands.Work`."""
         if len(assignments) > 1:
-            self._run_together(assignments, tell)
+            self._run_shares(assignments, tell)
             return
         for assignment in assignments:
             try:
@@ -81,6 +86,28 @@ class ModelWork:
         context = self._context(assignment, outcome)
         for event in TASKS[request.kind](request, self._loader, context):
             outcome(event)
+
+    def _run_shares(self, assignments: Sequence[Assignment], tell: Tell) -> None:
+        """Run a batch: on a CPU each core takes a share of it in a thread of its own.
+
+        Cores that work on one pass wait for each other at every layer, and a server beside them takes one
+        away at any moment: with shares of their own none waits. Below :data:`_SHARE` pictures a core, all
+        cores draw one pass together.
+        """
+        threads = torch.get_num_threads()
+        count = min(threads, len(assignments) // _SHARE) if self._device.type == "cpu" else 1
+        if count < 2:
+            self._run_together(assignments, tell)
+            return
+        try:
+            with ThreadPoolExecutor(count, "share", torch.set_num_threads, (1,)) as pool:
+                shares = [
+                    pool.submit(self._run_together, assignments[first::count], tell) for first in range(count)
+                ]
+            for share in shares:
+                share.result()
+        finally:
+            torch.set_num_threads(threads)  # some libraries know one number for all threads
 
     def _run_together(self, assignments: Sequence[Assignment], tell: Tell) -> None:
         """Run what may share network passes; a job that ends early leaves the others alone."""

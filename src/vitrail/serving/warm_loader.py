@@ -7,6 +7,7 @@ import ctypes
 import gc
 import os
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass
@@ -38,6 +39,7 @@ class WarmLoader(Loader):
 
     def __init__(self, device: torch.device | None = None, budget: int | None = None) -> None:
         super().__init__(device)
+        self._lock = threading.RLock()  # a batch is drawn by several threads; a model may load another
         self._budget = _memory(self.device) // 4 if budget is None else budget * _MIB
         self._kept: OrderedDict[Hashable, object] = OrderedDict()
 
@@ -60,7 +62,8 @@ class WarmLoader(Loader):
     def after(self, error: BaseException) -> None:
         """Make room if ``error`` says that memory ran out."""
         if code_of(error)[0] == OUT_OF_MEMORY:
-            self._make_room(self._budget)
+            with self._lock:
+                self._make_room(self._budget)
 
     @property
     def held(self) -> int:
@@ -68,15 +71,16 @@ class WarmLoader(Loader):
         return sum(map(_size, self._kept.values()))
 
     def _get(self, key: Hashable, load: Callable[[], M], expected: int) -> M:
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return cast(M, self._kept[key])
-        self._make_room(expected)  # before the new one comes, so that both are never there
-        value = load()
-        self._kept[key] = value
-        if self.held > self._budget:  # it was larger than expected
-            self._make_room(0, keep=1)
-        return value
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return cast(M, self._kept[key])
+            self._make_room(expected)  # before the new one comes, so that both are never there
+            value = load()
+            self._kept[key] = value
+            if self.held > self._budget:  # it was larger than expected
+                self._make_room(0, keep=1)
+            return value
 
     def _make_room(self, needed: int, keep: int = 0) -> None:
         dropped = False

@@ -1,0 +1,78 @@
+"""A batch on a CPU: each core takes a share of it in a thread of its own, small ones are drawn together."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from vitrail.schema import Done, TextToImageRequest
+from vitrail.serving import queue_work
+from vitrail.serving.queue_hands import Assignment, Tell
+from vitrail.serving.queue_work import ModelWork
+
+
+class _Told:
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str]] = []
+
+    def done(self, job: str, hints: Sequence[str] = ()) -> None:
+        self.ended.append((job, "done"))
+
+    def failed(self, job: str, error: BaseException) -> None:
+        self.ended.append((job, type(error).__name__))
+
+
+def _run(count: int, monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> tuple[_Told, list[Any]]:
+    passes: list[Any] = []
+    both = threading.Barrier(2, timeout=30)
+
+    def many(requests: Sequence[TextToImageRequest], *_: Any) -> Iterator[tuple[int, Done]]:
+        seeds = [request.seed for request in requests]
+        passes.append((seeds, torch.get_num_threads()))
+        if len(requests) < count:
+            both.wait()  # the shares are drawn at the same time, or this fails
+        for number, seed in enumerate(seeds):
+            if seed == broken:
+                raise EOFError
+            yield number, Done(seconds=0.0)
+
+    monkeypatch.setattr(queue_work, "text_to_image_many", many)
+    told = _Told()
+    assignments = [Assignment(str(n), "quick", TextToImageRequest(prompt="x", seed=n)) for n in range(count)]
+    ModelWork(device="cpu")(assignments, cast(Tell, told), Path())
+    return told, passes
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_each_core_takes_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, passes = _run(7, monkeypatch)
+    assert sorted(passes) == [([0, 2, 4, 6], 1), ([1, 3, 5], 1)]
+    assert sorted(told.ended) == [(str(n), "done") for n in range(7)]
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_small_batch_is_drawn_by_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, passes = _run(5, monkeypatch)
+    assert passes == [([0, 1, 2, 3, 4], 2)]
+    assert len(told.ended) == 5
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_worker_that_is_gone_ends_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(EOFError):
+        _run(8, monkeypatch, broken=3)
+    assert torch.get_num_threads() == 2
