@@ -218,6 +218,10 @@ def test_direct_on_any_shape(
     )  # fmt: skip
     # A picture of one pixel may be one sum that cancels; its rounding is that of what was added up.
     scale = functional.conv2d(x.double().abs(), weight.double().abs(), stride=stride, padding=padding)
+    if bias is not None:
+        scale = scale + bias.double().abs()[:, :, None, None]
+    if residual is not None:
+        scale = scale + residual.double().abs()
     assert error(made, functional.leaky_relu(wanted, slope), scale) < EXACT / 3
 
 

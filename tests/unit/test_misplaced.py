@@ -56,7 +56,10 @@ def test_what_is_no_model_says_what_it_is(zoo: Path, opener: str, place: str, wo
     other = zoo / "sd" if place == "sd/unet" else zoo / place
     with pytest.raises(ArtifactError) as caught:
         OPENERS[opener](str(zoo / place))
-    assert str(caught.value).startswith(words.format(zoo / place, other))
+    # a long path is told in short: what stands around it is compared
+    assert all(part in str(caught.value) for part in words.split("{}"))
+    assert Path(place).name in str(caught.value)
+    assert words.count("{}") < 2 or other.name in str(caught.value)
     assert len(str(caught.value)) < len(words) + 2 * len(str(zoo / place)) + 160
 
 
