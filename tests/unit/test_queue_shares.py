@@ -27,7 +27,9 @@ class _Told:
         self.ended.append((job, type(error).__name__))
 
 
-def _run(count: int, monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> tuple[_Told, list[Any]]:
+def _run(
+    count: int, monkeypatch: pytest.MonkeyPatch, broken: int | None = None, **fields: Any
+) -> tuple[_Told, list[Any]]:
     passes: list[Any] = []
     both = threading.Barrier(2, timeout=30)
 
@@ -43,7 +45,9 @@ def _run(count: int, monkeypatch: pytest.MonkeyPatch, broken: int | None = None)
 
     monkeypatch.setattr(queue_work, "text_to_image_many", many)
     told = _Told()
-    assignments = [Assignment(str(n), "quick", TextToImageRequest(prompt="x", seed=n)) for n in range(count)]
+    assignments = [
+        Assignment(str(n), "quick", TextToImageRequest(prompt="x", seed=n, **fields)) for n in range(count)
+    ]
     ModelWork(device="cpu")(assignments, cast(Tell, told), Path())
     return told, passes
 
@@ -69,6 +73,12 @@ def test_a_small_batch_is_drawn_by_all_cores(monkeypatch: pytest.MonkeyPatch) ->
     told, passes = _run(5, monkeypatch)
     assert passes == [([0, 1, 2, 3, 4], 2)]
     assert len(told.ended) == 5
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_only_models_that_draw_pixels_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, passes = _run(8, monkeypatch, model="vqgan")
+    assert passes == [([0, 1, 2, 3, 4, 5, 6, 7], 2)]
 
 
 @pytest.mark.usefixtures("two_threads")

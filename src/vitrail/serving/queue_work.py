@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vitrail.codes_schema import WalkRequest
-from vitrail.errors import CancelledError
+from vitrail.errors import CancelledError, VitrailError
 from vitrail.runtime import Precision, pick_device
 from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Progress, TextToImageRequest
 from vitrail.serving.long_work import LogLine, LongEvent, LongProgress, LongRequest, SamplePicture
@@ -92,11 +92,12 @@ class ModelWork:
 
         Cores that work on one pass wait for each other at every layer, and a server beside them takes one
         away at any moment: with shares of their own none waits. Below :data:`_SHARE` pictures a core, all
-        cores draw one pass together.
+        cores draw one pass together. So do models that a picture's settings change while it is drawn (a LoRA,
+        borders that go around): two threads would see each other's change.
         """
         threads = torch.get_num_threads()
-        count = min(threads, len(assignments) // _SHARE) if self._device.type == "cpu" else 1
-        if count < 2:
+        count = min(threads, len(assignments) // _SHARE)
+        if count < 2 or not self._shares(cast(TextToImageRequest, assignments[0].request)):
             self._run_together(assignments, tell)
             return
         try:
@@ -108,6 +109,15 @@ class ModelWork:
                 share.result()
         finally:
             torch.set_num_threads(threads)  # some libraries know one number for all threads
+
+    def _shares(self, request: TextToImageRequest) -> bool:
+        """Tell whether threads may share the model: drawing pixels changes nothing in it."""
+        if self._device.type != "cpu":
+            return False
+        try:
+            return self._loader.kind(request.model) == "shell_dit"
+        except VitrailError:  # whoever opens the model says what is wrong with it
+            return False
 
     def _run_together(self, assignments: Sequence[Assignment], tell: Tell) -> None:
         """Run what may share network passes; a job that ends early leaves the others alone."""
