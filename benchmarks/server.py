@@ -1,10 +1,12 @@
 """What a server costs: ``python benchmarks/server.py``; the last line is JSON.
 
-``overhead_ratio``: time of a picture over HTTP (asked, followed, fetched) over that of the same call in this
-process, the median of pairs that take turns. ``batching_ratio``: pictures a second of 64 clients at once over
-those of one client that waits for each. ``first_page_s``: from the start of ``vitrail studio`` to its page
-and scripts, the median of several starts. ``first_picture_s``: from a click on a warm server to the picture,
-the slowest of three. ``p99_ms``: other addresses of the server while the 64 clients' pictures are made.
+``overhead_ratio``: time of a picture over HTTP (asked, followed, kept in the gallery, fetched) over that of
+the same call in this process, which saves it as a file too; the median of pairs that take turns.
+``overhead_unsaved_ratio``: the same where the call in this process saves nothing. ``batching_ratio``:
+pictures a second of 64 clients at once over those of one client that waits for each. ``first_page_s``: from
+the start of ``vitrail studio`` to its page and scripts, the median of several starts. ``first_picture_s``:
+from a click on a warm server to the picture, the slowest of three. ``p99_ms``: other addresses of the server
+while the 64 clients' pictures are made.
 """
 
 from __future__ import annotations
@@ -22,15 +24,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 
 from vitrail.schema import PictureDone, TextToImageRequest
 from vitrail.serving.client import Client
+from vitrail.serving.save import Destination
 
 CLIENTS = 64
+_REST = 0.1  # seconds between two pictures: threads that have just computed spin on for a while
 PROMPTS = ("a red apple", "a cat sitting in a garden", "a blue heart", "a yellow star", "a green tree")
 
 
@@ -49,7 +53,7 @@ def main() -> None:
             firsts = [over_http(client, seed) for seed in range(3)]
             found["first_picture_s"] = round(max(firsts), 2)
             print(f"first pictures {[round(one, 2) for one in firsts]} s", flush=True)
-            found |= overhead(client, options.pairs)
+            found |= overhead(client, Path(folder) / "direct", options.pairs)
             print(f"overhead {found['overhead_ratio']}", flush=True)
             found |= batching(client, address, options.alone)
     found["load_after"] = round(os.getloadavg()[0], 1)
@@ -112,56 +116,88 @@ def over_http(client: Client, seed: int) -> float:
     job = client.submit(request(seed))
     picture = None
     for event in client.events(job.id):
-        if event.type == "picture" and event.picture:
+        if event.type == "picture":
             picture = event.picture
-            break
     assert picture is not None, client.job(job.id)
     assert client.file(picture)
     return time.perf_counter() - began
 
 
-def overhead(client: Client, pairs: int) -> dict[str, object]:
+def overhead(client: Client, folder: Path, pairs: int) -> dict[str, object]:
     """Pictures in this process and over HTTP by turns, so that the machine's other work meets both."""
     import vitrail
 
-    direct, served = [], []
+    place = Destination(folder)
+    direct: list[float] = []
+    unsaved: list[float] = []
+    served: list[float] = []
     with vitrail.Engine() as engine:
 
-        def here(seed: int) -> float:
+        def here(seed: int, place: Destination | None) -> float:
             began = time.perf_counter()
-            events = list(engine.events(engine.submit(request(seed))))
+            events = list(engine.events(engine.submit(request(seed), place)))
             assert any(isinstance(event, PictureDone) for event in events)
             return time.perf_counter() - began
 
-        here(0)
+        here(0, place)
         for seed in range(100, 100 + pairs):
-            direct.append(here(seed))
-            served.append(over_http(client, seed))
-    ratio = statistics.median(b / a for a, b in zip(direct, served, strict=True))
+            for times, draw in (
+                (unsaved, lambda seed: here(seed, None)),
+                (direct, lambda seed: here(seed, place)),
+                (served, lambda seed: over_http(client, seed)),
+            ):
+                time.sleep(_REST)
+                times.append(draw(seed))
     return {
-        "overhead_ratio": round(ratio, 3),
+        "overhead_ratio": round(_median_ratio(served, direct), 3),
+        "overhead_unsaved_ratio": round(_median_ratio(served, unsaved), 3),
         "direct_s": round(statistics.median(direct), 3),
         "served_s": round(statistics.median(served), 3),
     }
 
 
+def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
 def batching(client: Client, address: str, count: int) -> dict[str, object]:
-    """64 clients at once against one that waits, and how long others wait for an answer meanwhile."""
-    began = time.perf_counter()
-    for seed in range(200, 200 + count):
-        client.wait(client.submit(request(seed)).id)
-    alone = count / (time.perf_counter() - began)
+    """64 clients at once against one that waits; in both cases four others look at the server's pages."""
+
+    def draw(seed: int) -> None:
+        with Client(address, timeout=120) as mine:
+            job = mine.wait(mine.submit(request(seed)).id)
+            assert job.state == "succeeded", job
+
+    with looking(address):
+        began = time.perf_counter()
+        for seed in range(200, 200 + count):
+            client.wait(client.submit(request(seed)).id)
+        alone = count / (time.perf_counter() - began)
+    drawing = [threading.Thread(target=draw, args=(300 + seed,)) for seed in range(CLIENTS)]
+    with looking(address) as times:
+        began = time.perf_counter()
+        for thread in drawing:
+            thread.start()
+        for thread in drawing:
+            thread.join()
+        together = CLIENTS / (time.perf_counter() - began)
+    return {
+        "batching_ratio": round(together / alone, 2),
+        "alone_per_s": round(alone, 2),
+        "together_per_s": round(together, 2),
+        "p99_ms": round(1000 * statistics.quantiles(times, n=100)[98]),
+        "asked": len(times),
+    }
+
+
+@contextlib.contextmanager
+def looking(address: str) -> Iterator[list[float]]:
+    """Four clients that look at the server's pages ten times a second; how long each answer took."""
     times: list[float] = []
     done = threading.Event()
+    paths = ("/api/jobs?limit=40", "/api/pictures?limit=30", "/health", "/sdapi/v1/progress", "/api/models")
 
     def ask() -> None:
-        paths = (
-            "/api/jobs?limit=40",
-            "/api/pictures?limit=30",
-            "/health",
-            "/sdapi/v1/progress",
-            "/api/models",
-        )
         with httpx.Client(base_url=address, trust_env=False, timeout=60) as http:
             turn = 0
             while not done.is_set():
@@ -171,31 +207,15 @@ def batching(client: Client, address: str, count: int) -> dict[str, object]:
                 turn += 1
                 time.sleep(0.1)
 
-    def draw(seed: int) -> None:
-        with Client(address, timeout=120) as mine:
-            job = mine.wait(mine.submit(request(seed)).id)
-            assert job.state == "succeeded", job
-
     asking = [threading.Thread(target=ask) for _ in range(4)]
-    drawing = [threading.Thread(target=draw, args=(300 + seed,)) for seed in range(CLIENTS)]
     for thread in asking:
         thread.start()
-    began = time.perf_counter()
-    for thread in drawing:
-        thread.start()
-    for thread in drawing:
-        thread.join()
-    together = CLIENTS / (time.perf_counter() - began)
-    done.set()
-    for thread in asking:
-        thread.join()
-    return {
-        "batching_ratio": round(together / alone, 2),
-        "alone_per_s": round(alone, 2),
-        "together_per_s": round(together, 2),
-        "p99_ms": round(1000 * statistics.quantiles(times, n=100)[98]),
-        "asked": len(times),
-    }
+    try:
+        yield times
+    finally:
+        done.set()
+        for thread in asking:
+            thread.join()
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def draw(assignment: Assignment, tell: Tell, pause: float) -> None:
             created=datetime.now(UTC),
         )
         data = picture_bytes(picture(resolved.seed + index), "png", record)
-        tell.picture(assignment.id, index, record, ".png", data)
+        last = index + 1 == resolved.n and request.prompt != "late"
+        tell.picture(assignment.id, index, record, ".png", data, last=last)
     if request.prompt == "late":
         time.sleep(600)
     tell.done(assignment.id, ("a hint",))

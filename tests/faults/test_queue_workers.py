@@ -249,6 +249,29 @@ def test_a_cancel_at_a_hundred_moments(engine: DurableEngine, folder: Path) -> N
     cancel_at_random_points(engine, folder, 100)
 
 
+def test_the_next_batch_is_taken_while_one_is_put_away_and_each_of_its_jobs_can_be_stopped(
+    tmp_path: Path,
+) -> None:
+    with DurableEngine(str(tmp_path), hands=light_hands.COMMAND, device="cpu", batch=4) as engine:
+        wait_for_workers(engine)
+        first = engine.submit(request("draw 0.2", steps=3))
+        until(engine, first.id, lambda event: event.job.state == "running")
+        jobs = [engine.submit(request("draw 0.2", seed=seed)).id for seed in range(8)]
+        until(engine, jobs[4], lambda event: event.job.state == "running")
+        assert engine.job(jobs[3]).state == "running"  # of the batch before
+        engine.cancel(jobs[6])
+        start = time.monotonic()
+        assert wait(engine, jobs[6]).state == "cancelled"
+        assert engine.job(jobs[3]).state == "running"
+        assert time.monotonic() - start < 5
+        states = [wait(engine, id).state for id in (first.id, *jobs)]
+        assert states == ["succeeded"] * 7 + ["cancelled"] + ["succeeded"]
+        assert engine.gallery.count() == 8
+        begun = light_hands.begun(tmp_path)
+        assert [fact["job"] for fact in begun] == [first.id, *jobs[:6], jobs[7]]
+        assert [fact["together"] for fact in begun] == [1, 4, 4, 4, 4, 3, 3, 3]
+
+
 def test_what_waits_is_moved_and_cancelled_while_another_runs(engine: DurableEngine, folder: Path) -> None:
     first = engine.submit(request("draw 0.2", steps=100))
     until(engine, first.id, lambda event: event.job.state == "running")

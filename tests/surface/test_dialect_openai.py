@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -95,10 +97,19 @@ def test_streaming_with_partial_images(client: Any) -> None:
 
 
 def test_a_long_drawing_streams_its_partial_images(art_server: Served) -> None:
-    # The client cannot ask for steps; the shipped model takes twenty, time enough for previews.
-    body = {"prompt": "a red apple", "stream": True, "partial_images": 3}
-    with art_server.http.stream("POST", "/v1/images/generations", json=body) as answer:
-        kinds = [line[7:] for line in answer.iter_lines() if line.startswith("event: ")]
+    # A picture that is there in a moment has none to show: this one is drawn among two dozen others.
+    body = {"prompt": "a red apple"}
+    with ThreadPoolExecutor(8) as others:
+        asked = [
+            others.submit(art_server.http.post, "/v1/images/generations", json={**body, "n": 3})
+            for _ in range(8)
+        ]
+        while len(art_server.http.get("/api/jobs?state=queued&limit=20").json()["jobs"]) < 5:
+            time.sleep(0.01)
+        body |= {"stream": True, "partial_images": 3}
+        with art_server.http.stream("POST", "/v1/images/generations", json=body) as answer:
+            kinds = [line[7:] for line in answer.iter_lines() if line.startswith("event: ")]
+        assert all(one.result().status_code == 200 for one in asked)
     assert kinds[-1] == "image_generation.completed"
     assert 1 <= kinds.count("image_generation.partial_image") <= 3
 

@@ -295,6 +295,7 @@ def test_those_whose_worker_died_are_alone_from_then_on(queue: Queue) -> None:
     assert len(claims) == 3
     for claim in reversed(claims):  # each comes back to the head of the queue
         worker.give_back(claim, "it died")
+    assert worker.claim("pictures", 8, together=True) == []  # nobody's batch is put at risk
     assert [[claim.id for claim in worker.claim("pictures", 8)] for _ in range(3)] == [[id] for id in ids]
 
 

@@ -1,8 +1,12 @@
-"""A batch on a CPU: each core takes a share of it in a thread of its own, small ones are drawn together."""
+"""What the working process draws at a time, and what it tells meanwhile.
+
+A batch on a CPU: each core takes a share of it in a thread of its own, small ones are drawn together.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,10 +14,11 @@ from typing import Any, cast
 import pytest
 import torch
 
-from vitrail.schema import Done, TextToImageRequest
+from vitrail.schema import Done, Preview, Progress, TextToImageRequest
 from vitrail.serving import queue_work
 from vitrail.serving.queue_hands import Assignment, Tell
 from vitrail.serving.queue_work import ModelWork
+from vitrail.tasks.context import Context
 
 
 class _Told:
@@ -86,3 +91,35 @@ def test_a_worker_that_is_gone_ends_the_shares(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(EOFError):
         _run(8, monkeypatch, broken=3)
     assert torch.get_num_threads() == 2
+
+
+class _Words(_Told):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+
+    def progress(self, job: str, step: int, steps: int, eta: float | None) -> None:
+        self.words.append(f"progress {step}")
+
+    def preview(self, job: str, picture: object) -> None:
+        self.words.append("preview")
+
+
+@pytest.mark.parametrize(("eta", "told"), [(9.0, ["progress 1", "preview"]), (0.1, [])])
+def test_what_is_nearly_there_is_not_told_of(
+    eta: float, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words about a picture that comes within a blink only take the time in which it is drawn."""
+
+    def task(request: TextToImageRequest, loader: object, context: Context) -> Iterator[Done]:
+        time.sleep(0.3)  # so long that a word is due
+        context.report(Progress(step=1, steps=2, eta=eta))
+        if context.previews(2):
+            context.report(Preview(index=0, step=2))
+        yield Done(seconds=0.0)
+
+    monkeypatch.setitem(queue_work.TASKS, "text_to_image", task)
+    words = _Words()
+    assignment = Assignment("a", "pictures", TextToImageRequest(prompt="x"))
+    ModelWork(device="cpu")([assignment], cast(Tell, words), Path())
+    assert (words.words, words.ended) == (told, [("a", "done")])

@@ -13,6 +13,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import time
@@ -67,8 +68,10 @@ class Client:
         if not re.match(r"^https?://[^/]+", url):
             raise InputError("the server's url begins with http:// or https://")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
+        # Reading all certificates takes 20 ms, and only https needs them.
+        secure = url.startswith("https:")
         self._http: httpx.Client = httpx.Client(
-            base_url=url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False
+            base_url=url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False, verify=secure
         )
 
     def __enter__(self) -> Client:
@@ -110,46 +113,58 @@ class Client:
 
     def events(self, id: str, *, after: int = 0) -> Iterator[JobEvent]:
         """Yield the job's events until it ends; a connection that breaks is taken up again where it was."""
-        import httpx
-
-        failures = 0
-        while True:
-            try:
-                headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
-                timeout = httpx.Timeout(30.0, read=60.0)
-                address = f"/api/jobs/{_plain(id)}/events"
-                with self._http.stream("GET", address, headers=headers, timeout=timeout) as answer:
-                    if answer.status_code != 200:
-                        answer.read()
-                        raise _error(answer)
-                    for line in answer.iter_lines():
-                        if line.startswith("data:"):
-                            event = JobEvent.model_validate_json(line[5:])
-                            after, failures = event.seq, 0
-                            yield event
-                            if event.job.state in TERMINAL:
-                                return
-                if self.job(id).state in TERMINAL:  # it had ended before the events that were asked for
-                    return
-            except httpx.HTTPError as error:
-                failures += 1
-                if failures >= _ATTEMPTS:
-                    raise ServerError("the server cannot be reached any more; is it running?") from error
-                time.sleep(0.2 * 2**failures)
+        return self._events(id, after, math.inf)
 
     def wait(self, id: str, timeout: float | None = None) -> Job:
         """Wait until the job has ended and return it, however it did.
 
         Raises :class:`ServerError` after ``timeout`` seconds; the job goes on then.
         """
-        until = None if timeout is None else time.monotonic() + timeout
-        pause = 0.05
-        while (job := self.job(id)).state not in TERMINAL:
-            if until is not None and time.monotonic() > until:
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                for event in self._events(id, 0, until):
+                    if event.job.state in TERMINAL:
+                        return event.job
+            except QueueFullError:  # too many follow jobs already: look now and then
+                time.sleep(0.5)
+            if (job := self.job(id)).state in TERMINAL:
+                return job
+            if time.monotonic() > until:
                 raise ServerError(f"the job has not ended within {timeout:g} seconds; it goes on")
-            time.sleep(pause)
-            pause = min(0.5, pause * 1.3)
-        return job
+
+    def _events(self, id: str, after: int, until: float) -> Iterator[JobEvent]:
+        """As :meth:`events`, but no longer than ``until`` on the monotonic clock."""
+        import httpx
+
+        failures = 0
+        while (left := until - time.monotonic()) > 0:
+            try:
+                headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
+                timeout = httpx.Timeout(min(30.0, left), read=min(60.0, left))
+                address = f"/api/jobs/{_plain(id)}/events"
+                with self._http.stream("GET", address, headers=headers, timeout=timeout) as answer:
+                    if answer.status_code != 200:
+                        answer.read()
+                        raise _error(answer)
+                    ended = False
+                    for line in answer.iter_lines():  # to its end, so that the connection can be used again
+                        if line.startswith("data:"):
+                            event = JobEvent.model_validate_json(line[5:])
+                            after, failures = event.seq, 0
+                            yield event
+                            ended = event.job.state in TERMINAL
+                        if time.monotonic() > until:
+                            return
+                if ended or self.job(id).state in TERMINAL:  # it had ended before what was asked for
+                    return
+            except httpx.HTTPError as error:
+                failures += 1
+                if time.monotonic() > until:
+                    return
+                if failures >= _ATTEMPTS:
+                    raise ServerError("the server cannot be reached any more; is it running?") from error
+                time.sleep(min(0.2 * 2**failures, max(0.0, until - time.monotonic())))
 
     # -- pictures --------------------------------------------------------------------------------------------
 

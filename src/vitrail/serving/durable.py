@@ -171,7 +171,7 @@ class DurableEngine:
 
     def events(self, id: str, *, after: int = 0, timeout: float | None = None) -> Iterator[JobEvent]:
         """As :meth:`vitrail.serving.jobs.JobEngine.events`; an unknown id is refused at the call."""
-        self._store.job(id)
+        self._store.check(id)
         return self._events(id, after, timeout)
 
     def _events(self, id: str, after: int, timeout: float | None) -> Iterator[JobEvent]:

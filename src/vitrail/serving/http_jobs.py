@@ -187,8 +187,8 @@ def job_router(engine: JobEngine, shelf: Shelf, streams: Streams) -> APIRouter:
     ) -> StreamingResponse:
         """Events of a job until it ends. A stream that broke goes on after Last-Event-ID."""
         seen = int(last_event_id) if last_event_id and re.fullmatch("[0-9]{1,15}", last_event_id) else after
-        await run_in_threadpool(engine.job, id)  # 404 before the stream begins
         told = streams.follow(id, after=seen)
+        await anext(told, None)  # 404 before the stream begins
         return StreamingResponse(_lines(told), media_type="text/event-stream", headers=SSE_HEADERS)
 
     return router

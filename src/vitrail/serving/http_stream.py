@@ -44,9 +44,10 @@ class Streams:
         self._closed.set()
 
     async def follow(self, id: str, *, after: int = 0) -> AsyncIterator[JobEvent | None]:
-        """Yield the job's events with ``seq`` above ``after`` until it ends; None every few seconds between.
+        """Yield the job's events with ``seq`` above ``after`` until it ends.
 
-        Raises :class:`QueueFullError` where too many listen already, and what the engine raises.
+        None comes first, once it is sure that there is such a job, and every few seconds between. Raises
+        :class:`QueueFullError` where too many listen already, and what the engine raises.
         """
         if self.open >= self.most:
             raise QueueFullError(f"{self.most} clients wait for events already; ask again later")
@@ -59,11 +60,13 @@ class Streams:
                 loop.call_soon_threadsafe(told.put_nowait, item)
 
         def pump() -> None:
-            last = after
+            last, over = after, False
             try:
                 while not (stop.is_set() or self._closed.is_set()):
-                    over, began = self.engine.job(id).state in TERMINAL, time.monotonic()
-                    for event in self.engine.events(id, after=last, timeout=_PATIENCE):
+                    began = time.monotonic()
+                    events = self.engine.events(id, after=last, timeout=_PATIENCE)
+                    tell(None)
+                    for event in events:
                         last = max(last, event.seq)
                         tell(event)
                         if stop.is_set():
@@ -71,9 +74,9 @@ class Streams:
                         over = over or event.job.state in TERMINAL
                     if over:
                         break
-                    tell(None)
                     if time.monotonic() - began < _PATIENCE / 2:  # an engine that is about to close
                         self._closed.wait(0.1)
+                    over = self.engine.job(id).state in TERMINAL  # what it told last is asked for once more
                 tell(True)
             except BaseException as error:  # handed to whoever listens
                 tell(error)

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from vitrail.serving.processes import Identity, alive
 from vitrail.serving.queue_permits import Permits
 from vitrail.serving.queue_requests import Lane
-from vitrail.serving.queue_rows import Row, change, end
+from vitrail.serving.queue_rows import Change, Row, change, end
 from vitrail.serving.queue_tables import INPUTS, JOBS, PICTURES, PREVIEWS, WORKERS
 from vitrail.store.database import Database
 from vitrail.store.gallery import Picture
@@ -97,10 +97,11 @@ class Claims:
             found = connection.execute(sa.select(WORKERS.c.id).where(WORKERS.c.until > now))
             return {str(name) for (name,) in found}
 
-    def claim(self, lane: Lane, most: int) -> list[Claim]:
+    def claim(self, lane: Lane, most: int, *, together: bool = False) -> list[Claim]:
         """Take up the next job, and up to ``most`` in all that may be run in one pass with it.
 
-        So many are taken only if they are more than the workers: while others are idle, each takes its share.
+        ``together``: none if the next one is to run without others. So many are taken only if they are more
+        than the workers: while others are idle, each takes its share.
         """
         waits = sa.select(JOBS).where(JOBS.c.state == "queued", JOBS.c.lane == lane)
         in_order = waits.order_by(JOBS.c.place, JOBS.c.n).with_for_update(skip_locked=True)
@@ -109,7 +110,10 @@ class Claims:
             if first is None:
                 return []
             rows = [first]
-            if first.batch is not None and not first.alone and most > 1:
+            single = first.batch is None or first.alone
+            if together and single:
+                return []
+            if not single and most > 1:
                 alike = (JOBS.c.batch == first.batch, ~JOBS.c.alone, JOBS.c.id != first.id)
                 share = self._share(connection, first.batch, most) - 1
                 if share > 0:
@@ -153,49 +157,38 @@ class Claims:
     def picture(self, claim: Claim, index: int, picture: Picture) -> None:
         """Tell of a picture that lies in the gallery."""
         with self._database.write(durable=False) as connection:
-            held = sa.select(JOBS.c.id).where(JOBS.c.id == claim.id, *self._mine(claim)).with_for_update()
-            if connection.execute(held).one_or_none() is None:
-                return
-            place = (PICTURES.c.job == claim.id, PICTURES.c.number == index)
-            connection.execute(sa.delete(PICTURES).where(*place))  # told before a crash
-            connection.execute(
-                sa.insert(PICTURES).values(
-                    job=claim.id,
-                    number=index,
-                    id=picture.id,
-                    width=picture.width,
-                    height=picture.height,
-                    seed=picture.seed,
-                )
-            )
-            now = self._database.now(connection)
-            row = change(connection, claim.id, "picture", now, {}, *self._mine(claim), picture=picture.id)
-        self._changed(row)
+            told = self._add(connection, claim, index, picture)
+        self._changed(told)
 
     def log(self, claim: Claim, line: str) -> None:
         """Tell a line of a long work's progress."""
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            row = change(connection, claim.id, "log", now, {}, *self._mine(claim), message=line[:2000])
-        self._changed(row)
+            told = change(connection, claim.id, "log", now, {}, *self._mine(claim), message=line[:2000])
+        self._changed(told)
 
     def finish(
         self,
         claim: Claim,
         state: Literal["succeeded", "failed", "cancelled"],
         *,
+        last: tuple[int, Picture] | None = None,
         hints: Sequence[str] = (),
         code: str | None = None,
         message: str | None = None,
     ) -> None:
-        """Bring the job to its end."""
+        """Bring the job to its end, after telling of its ``last`` picture (its index, and what lies in the
+        gallery), where that was not told before.
+        """
         values: dict[str, Any] = {"state": state, "hints": json.dumps(list(hints)), "code": code}
         if state == "succeeded":
             values["step"] = JOBS.c.steps
         with self._database.write() as connection:
+            if last is not None:
+                self._add(connection, claim, *last)
             now = self._database.now(connection)
-            row = end(connection, claim.id, now, values | {"message": message}, *self._mine(claim))
-        self._changed(row)
+            ended = end(connection, claim.id, now, values | {"message": message}, *self._mine(claim))
+        self._changed(ended)
 
     def give_back(self, claim: Claim, killed: str | None = None) -> None:
         """Let another one begin the job again, or give it up: ``killed`` says what its worker died of."""
@@ -236,9 +229,28 @@ class Claims:
             now = self._database.now(connection)
             self._permits.add(connection, f"{lane}-{name or int(now // 5)}", lane)
 
-    def _changed(self, row: Row | None) -> None:
-        if row is not None:
-            self._tell(row.id, row.seq)
+    def _add(self, connection: sa.Connection, claim: Claim, index: int, picture: Picture) -> Change | None:
+        held = sa.select(JOBS.c.id).where(JOBS.c.id == claim.id, *self._mine(claim)).with_for_update()
+        if connection.execute(held).one_or_none() is None:
+            return None
+        place = (PICTURES.c.job == claim.id, PICTURES.c.number == index)
+        connection.execute(sa.delete(PICTURES).where(*place))  # told before a crash
+        connection.execute(
+            sa.insert(PICTURES).values(
+                job=claim.id,
+                number=index,
+                id=picture.id,
+                width=picture.width,
+                height=picture.height,
+                seed=picture.seed,
+            )
+        )
+        now = self._database.now(connection)
+        return change(connection, claim.id, "picture", now, {}, *self._mine(claim), picture=picture.id)
+
+    def _changed(self, change: Change | None) -> None:
+        if change is not None:
+            self._tell(change.job.id, change.seq)
 
     def _mine(self, claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
         return (
@@ -250,6 +262,8 @@ class Claims:
     def _share(self, connection: sa.Connection, batch: str, most: int) -> int:
         alike = sa.select(sa.func.count()).select_from(JOBS)
         count = connection.execute(alike.where(JOBS.c.state == "queued", JOBS.c.batch == batch)).scalar_one()
+        if count < 2:
+            return 1
         living = sa.select(sa.func.count()).select_from(WORKERS)
         now = self._database.now(connection)
         workers = connection.execute(living.where(WORKERS.c.until > now)).scalar_one()
@@ -266,8 +280,10 @@ class Claims:
             "eta": None,
         }
         change(connection, row.id, "state", now, values)
-        inputs = sa.select(INPUTS.c.sha256, INPUTS.c.data).where(INPUTS.c.job == row.id)
-        files = {sha256: bytes(data) for sha256, data in connection.execute(inputs)}
+        files: dict[str, bytes] = {}
+        if row.batch is None:  # what may be drawn together has no files
+            inputs = sa.select(INPUTS.c.sha256, INPUTS.c.data).where(INPUTS.c.job == row.id)
+            files = {sha256: bytes(data) for sha256, data in connection.execute(inputs)}
         return Claim(row.id, row.attempts + 1, row.lane, row.request, files)
 
 

@@ -10,11 +10,11 @@ import contextlib
 import io
 import json
 import os
-import queue
 import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,10 +68,21 @@ class Tell:
         self._line.send({"tell": "preview", "job": job}, target.getvalue())
 
     def picture(
-        self, job: str, index: int, record: ImageRecord, suffix: str, data: bytes, kind: str | None = None
+        self,
+        job: str,
+        index: int,
+        record: ImageRecord,
+        suffix: str,
+        data: bytes,
+        *,
+        kind: str | None = None,
+        last: bool = False,
     ) -> None:
-        """A picture is finished: ``data`` is its file. ``kind``: of the picture, where not the request's."""
-        head = {"tell": "picture", "job": job, "index": index, "suffix": suffix, "kind": kind}
+        """A picture is finished: ``data`` is its file. ``kind``: of the picture, where not the request's.
+
+        ``last``: the job's end follows at once, and both are told together.
+        """
+        head = {"tell": "picture", "job": job, "index": index, "suffix": suffix, "kind": kind, "last": last}
         self._line.send(head | {"record": record.to_json()}, data)
 
     def log(self, job: str, line: str) -> None:
@@ -111,14 +122,13 @@ def serve(descriptor: int, parent: int, folder: Path, work: Work) -> None:
         Path("/proc/self/oom_score_adj").write_text("600")  # when memory runs out, rather this than a server
     os.dup2(2, 1)  # what libraries print is no message of ours
     line = Line.of(descriptor)
-    orders: queue.Queue[list[Assignment]] = queue.Queue()
-    current: dict[str, Assignment] = {}
+    orders = _Orders()
     busy = threading.Event()
-    threading.Thread(target=_listen, args=(line, orders, current), daemon=True).start()
+    threading.Thread(target=_listen, args=(line, orders), daemon=True).start()
     threading.Thread(target=_beat, args=(line, busy), daemon=True).start()
     line.send({"tell": "ready"})
     while True:
-        assignments = orders.get()
+        assignments = orders.begin()
         tell = Tell(line)
         tell.open = {assignment.id for assignment in assignments}
         busy.set()
@@ -131,10 +141,52 @@ def serve(descriptor: int, parent: int, folder: Path, work: Work) -> None:
                 tell.failed(id, error)
         finally:
             busy.clear()
-        current.clear()
+        orders.end(assignments)
 
 
-def _listen(line: Line, orders: queue.Queue[list[Assignment]], current: dict[str, Assignment]) -> None:
+class _Orders:
+    """What was assigned: some at work, others to follow."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._follow: deque[list[Assignment]] = deque()
+        self._current: dict[str, Assignment] = {}
+
+    def add(self, assignments: list[Assignment]) -> None:
+        """Let them follow what is there already."""
+        with self._changed:
+            self._follow.append(assignments)
+            self._changed.notify()
+
+    def begin(self) -> list[Assignment]:
+        """Wait for the next ones; they are at work now."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(self._follow))
+            while not (assignments := self._follow.popleft()):
+                pass  # all of these were cancelled
+            self._current.update((assignment.id, assignment) for assignment in assignments)
+            return assignments
+
+    def end(self, assignments: list[Assignment]) -> None:
+        """They are at work no longer."""
+        with self._changed:
+            for assignment in assignments:
+                self._current.pop(assignment.id, None)
+
+    def cancel(self, id: str) -> bool:
+        """Stop a job; True if it was only to follow, and now never begins."""
+        with self._changed:
+            if (assignment := self._current.get(id)) is not None:
+                assignment.cancelled.set()
+            for assignments in self._follow:
+                for assignment in assignments:
+                    if assignment.id == id:
+                        assignments.remove(assignment)
+                        return True
+            return False
+
+
+def _listen(line: Line, orders: _Orders) -> None:
     files: dict[str, bytes] = {}
     try:
         while True:
@@ -154,12 +206,11 @@ def _listen(line: Line, orders: queue.Queue[list[Assignment]], current: dict[str
                             continue
                         assignments.append(Assignment(job["id"], job["lane"], request))
                     files = {}
-                    current.update((assignment.id, assignment) for assignment in assignments)
                     if assignments:
-                        orders.put(assignments)
+                        orders.add(assignments)
                 case "cancel":
-                    if (assignment := current.get(head["job"])) is not None:
-                        assignment.cancelled.set()
+                    if orders.cancel(head["job"]):
+                        line.send({"tell": "cancelled", "job": head["job"]})
     except (EOFError, OSError):
         os._exit(0)
 

@@ -84,16 +84,22 @@ class Keeper:
             self._alive()
 
     def run(
-        self, claims: Sequence[Claim], handle: Handle, unwanted: Callable[[], Collection[str]]
+        self,
+        claims: Sequence[Claim],
+        handle: Handle,
+        unwanted: Callable[[], Collection[str]],
+        more: Callable[[], Sequence[Claim]],
     ) -> set[str]:
         """Let the process do ``claims``; returns those that were cancelled and stopped only by ending it.
 
-        Raises :class:`HandsLostError` when it dies or hangs, :class:`StoppedError` after :meth:`stop`.
+        ``more``: asked for further claims when half of a batch has ended. Its pictures are finished together,
+        and so the process draws the next ones while these are put away. Raises :class:`HandsLostError` when
+        it dies or hangs, :class:`StoppedError` after :meth:`stop`.
         """
         with self._lock:
             line = self._alive()
         try:
-            return self._follow(line, claims, handle, unwanted)
+            return self._follow(line, claims, handle, unwanted, more)
         except EOFError:
             reason = self._end()
             if self._stopping.is_set():
@@ -114,10 +120,15 @@ class Keeper:
         self._end(kill=True)
 
     def _follow(
-        self, line: Line, claims: Sequence[Claim], handle: Handle, unwanted: Callable[[], Collection[str]]
+        self,
+        line: Line,
+        claims: Sequence[Claim],
+        handle: Handle,
+        unwanted: Callable[[], Collection[str]],
+        more: Callable[[], Sequence[Claim]],
     ) -> set[str]:
         _assign(line, claims)
-        left = {claim.id for claim in claims}
+        left, batch = {claim.id for claim in claims}, len(claims)
         cancelled: dict[str, float] = {}
         long = any(claim.lane == "long" for claim in claims)
         watch = _Watch(self._patience, self.pid, long=long, started=self._started)
@@ -135,6 +146,12 @@ class Keeper:
                     self._cancel(line, {head["job"]}, cancelled)
                 if head["tell"] in ("done", "failed", "cancelled"):
                     left.discard(head["job"])
+                    if batch > 2 and 2 * len(left) <= batch:
+                        following = more()
+                        batch = len(following)
+                        if following:
+                            _assign(line, following)
+                            left |= {claim.id for claim in following}
                 if time.monotonic() - asked > self._patience.ask:
                     break
             if time.monotonic() - asked > self._patience.ask:

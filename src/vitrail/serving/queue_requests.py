@@ -59,8 +59,8 @@ def store_request(request: Model) -> Stored:
             f"a {shown(type(request).__name__, 40)} is no request; its kind must be one of "
             f"{', '.join(kinds())}"
         )
-    digest = hashlib.sha256(_text(request.model_dump(mode="json")).encode()).hexdigest()
     plain = request.model_dump(mode="json")
+    digest = hashlib.sha256(_text(plain).encode()).hexdigest()
     if "seed" in plain and plain["seed"] is None:
         plain["seed"] = new_seed()
     if plain.get("subseed_strength") and plain.get("subseed") is None:

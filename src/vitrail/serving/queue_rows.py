@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from vitrail.serving.jobs import Job, JobError, JobEvent, JobPicture
 from vitrail.serving.queue_tables import EVENTS, INPUTS, JOBS, PICTURES, PREVIEWS
 
-__all__ = ["change", "end", "event_of", "job_of", "jobs_of", "waiting_before"]
+__all__ = ["Change", "change", "end", "event_of", "job_of", "jobs_of", "tell", "waiting_before"]
 
 Row = sa.Row[Any]
+
+
+class Change(NamedTuple):
+    """A job as a change left it; ``seq``: of the event that tells the change."""
+
+    job: Job
+    seq: int
 
 
 def waiting_before(connection: sa.Connection, row: Row) -> int | None:
@@ -97,7 +104,7 @@ def change(
     *conditions: sa.ColumnElement[bool],
     picture: str | None = None,
     message: str | None = None,
-) -> Row | None:
+) -> Change | None:
     """Change a job and tell it in an event; None, and nothing done, where ``conditions`` do not hold."""
     row = connection.execute(
         sa.update(JOBS)
@@ -109,11 +116,25 @@ def change(
         return None
     made = sa.select(PICTURES).where(PICTURES.c.job == id).order_by(PICTURES.c.number)
     pictures = [_picture(found) for found in connection.execute(made)]
+    return tell(connection, row, type, at, pictures=pictures, picture=picture, message=message)
+
+
+def tell(
+    connection: sa.Connection,
+    row: Row,
+    type: str,
+    at: float,
+    *,
+    pictures: Sequence[JobPicture] = (),
+    picture: str | None = None,
+    message: str | None = None,
+) -> Change:
+    """Write down the event that brought a job to ``row``."""
     job = job_of(row, pictures, waiting_before(connection, row))
     then = job.model_dump(mode="json", include=set(_CHANGES)) | {"pictures": len(pictures)}
     connection.execute(
         sa.insert(EVENTS).values(
-            job=id,
+            job=row.id,
             seq=row.seq,
             type=type,
             at=at,
@@ -122,7 +143,7 @@ def change(
             message=message,
         )
     )
-    return row
+    return Change(job, row.seq)
 
 
 def end(
@@ -131,15 +152,15 @@ def end(
     at: float,
     values: dict[str, Any],
     *conditions: sa.ColumnElement[bool],
-) -> Row | None:
+) -> Change | None:
     """Bring a job to its end, as :func:`change` does, and drop what only its work needed."""
-    row = change(
+    ended = change(
         connection, id, "state", at, {"ended": at, "worker": None, "eta": None, **values}, *conditions
     )
-    if row is not None:
+    if ended is not None:
         connection.execute(sa.delete(INPUTS).where(INPUTS.c.job == id))
         connection.execute(sa.delete(PREVIEWS).where(PREVIEWS.c.job == id))
-    return row
+    return ended
 
 
 def _time(seconds: float) -> datetime:

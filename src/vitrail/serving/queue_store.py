@@ -14,7 +14,7 @@ from vitrail.request_fields import Model
 from vitrail.serving.jobs import TERMINAL, Job, JobEvent, State
 from vitrail.serving.queue_permits import Permits
 from vitrail.serving.queue_requests import Stored, store_request
-from vitrail.serving.queue_rows import Row, change, end, event_of, jobs_of
+from vitrail.serving.queue_rows import Row, change, end, event_of, jobs_of, tell
 from vitrail.serving.queue_tables import EVENTS, INPUTS, JOBS, PREVIEWS, WORKERS
 from vitrail.store.database import Database
 
@@ -51,6 +51,11 @@ class QueueStore:
         """Return the job; :class:`UnknownJobError` for any other id."""
         with self._database.read() as connection:
             return jobs_of(connection, [_row(connection, id)])[0]
+
+    def check(self, id: str) -> None:
+        """Raise :class:`UnknownJobError` for an id that no job has."""
+        with self._database.read() as connection:
+            _row(connection, id)
 
     def jobs(self, states: frozenset[State] | None, limit: int, after: str | None) -> list[Job]:
         """As :meth:`vitrail.serving.jobs.JobEngine.jobs`."""
@@ -158,8 +163,9 @@ class QueueStore:
                     f"{waiting} jobs wait already, and {self._limit} are allowed; try again later"
                 )
             id, now = secrets.token_hex(12), self._database.now(connection)
-            connection.execute(
-                sa.insert(JOBS).values(
+            row = connection.execute(
+                sa.insert(JOBS)
+                .values(
                     id=id,
                     key=key,
                     digest=stored.digest,
@@ -172,14 +178,14 @@ class QueueStore:
                     place=_last(connection, stored.lane, now),
                     created=now,
                     waiting=now,
+                    seq=1,
                 )
-            )
+                .returning(*JOBS.c)
+            ).one()
             for sha256, data in stored.files.items():
                 connection.execute(sa.insert(INPUTS).values(job=id, sha256=sha256, data=data))
-            row = change(connection, id, "state", now, {})
-            assert row is not None
             self._permits.add(connection, id, stored.lane)
-            return jobs_of(connection, [row])[0]
+            return tell(connection, row, "state", now).job
 
 
 def _row(connection: sa.Connection, id: str, *, lock: bool = False) -> Row:

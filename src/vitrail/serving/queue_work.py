@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,8 +30,10 @@ __all__ = ["ModelWork"]
 
 #: Seconds between two words about progress, and between two previews: a quick model makes more than are seen.
 #: Of jobs that are done together each tells as much less, for every word is written down and sent on.
-_TELL_EVERY, _SHOW_EVERY = 0.1, 0.25
+_TELL_EVERY, _SHOW_EVERY = 0.2, 0.25
 _SELDOM_AT_MOST = 1.0
+#: Seconds within which a picture comes of itself. Words about it then only take away the cores that draw it.
+_BLINK = 0.15
 
 _SHARE = 3
 """Fewest pictures of a batch for which a core works alone."""
@@ -145,6 +146,7 @@ class ModelWork:
             device=self._device,
             precision=self._precision,
             preview_every=self._preview_every,
+            wants_preview=outcome.wants_preview,
             report=outcome,
             cancelled=assignment.cancelled,
         )
@@ -158,7 +160,8 @@ def _work_long(assignment: Assignment, tell: Tell, folder: Path) -> None:
     def report(event: LongEvent) -> None:
         match event:
             case LongProgress():
-                progress(partial(tell.progress, job, event.done, event.total, event.eta))
+                if progress.due():
+                    tell.progress(job, event.done, event.total, event.eta)
             case LogLine():
                 tell.log(job, event.line)
             case SamplePicture():
@@ -183,42 +186,52 @@ class _Outcome:
         self._tell = tell
         self._format: Format = format
         self._frames: list[tuple[Image.Image, ImageRecord]] = []
+        self._nearly = False
         self._progress = _Seldom(min(_SELDOM_AT_MOST, _TELL_EVERY * share))
         self._preview = _Seldom(min(_SELDOM_AT_MOST, _SHOW_EVERY * share))
+
+    def wants_preview(self) -> bool:
+        """Whether it is time for one."""
+        return not self._nearly and self._preview.due()
 
     def __call__(self, event: Event) -> None:
         match event:
             case Progress():
-                # Not the last step: the picture follows at once.
-                if event.step != event.steps:
-                    self._progress(
-                        partial(self._tell.progress, self._job, event.step, event.steps, event.eta)
-                    )
+                self._nearly = event.eta is not None and event.eta < _BLINK
+                if not self._nearly and self._progress.due():
+                    self._tell.progress(self._job, event.step, event.steps, event.eta)
             case Preview():
-                self._preview(partial(self._tell.preview, self._job, event.picture))
+                self._tell.preview(self._job, event.picture)
             case PictureDone():
                 data = picture_bytes(event.picture, self._format, event.record)
-                self._tell.picture(self._job, event.index, event.record, ENDINGS[self._format], data)
-                if isinstance(self._request, WalkRequest):
+                walks = isinstance(self._request, WalkRequest)
+                last = not walks and event.index + 1 == event.record.request.n
+                suffix = ENDINGS[self._format]
+                self._tell.picture(self._job, event.index, event.record, suffix, data, last=last)
+                if walks:
                     self._frames.append((event.picture, event.record))
             case Done():
                 if len(self._frames) > 1:
                     pictures = [picture for picture, _ in self._frames]
                     record = self._frames[0][1]
                     data = animation_bytes(pictures, self._request.fps, record)
-                    self._tell.picture(self._job, len(pictures), record, ".webp", data, "animation")
+                    self._tell.picture(
+                        self._job, len(pictures), record, ".webp", data, kind="animation", last=True
+                    )
                 self._tell.done(self._job, event.hints)
 
 
 class _Seldom:
-    """Calls what it is given, but not within ``seconds`` of its own beginning or of the last call."""
+    """Says when something is due: not within ``seconds`` of its own beginning or of the last time."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._last = time.monotonic()
 
-    def __call__(self, action: Callable[[], None]) -> None:
+    def due(self) -> bool:
+        """Whether it is; if so, it is done now."""
         now = time.monotonic()
-        if now - self._last >= self._seconds:
+        due = now - self._last >= self._seconds
+        if due:
             self._last = now
-            action()
+        return due

@@ -29,7 +29,7 @@ from vitrail.serving.queue_permits import Permits, pace, serve_permits, set_pace
 from vitrail.serving.queue_requests import Lane
 from vitrail.serving.queue_tables import TABLES
 from vitrail.store.database import Database
-from vitrail.store.gallery import Gallery, picture_id
+from vitrail.store.gallery import Gallery, Picture, picture_id
 
 __all__ = ["Worker", "WorkerSettings"]
 
@@ -104,6 +104,7 @@ class Worker:
         self._serving = False
         self._pause = 0.0
         self._told: dict[str, float] = {}
+        self._last: dict[str, tuple[int, Picture]] = {}
         self._complaint: tuple[str, float] = ("", 0.0)
 
     @property
@@ -223,6 +224,8 @@ class Worker:
 
     def _do(self, lane: Lane, claims: Sequence[Claim]) -> None:
         open = {claim.id: claim for claim in claims}
+        for id in open:
+            self._last.pop(id, None)  # of an attempt that was lost
 
         def handle(head: dict[str, Any], body: bytes) -> bool:
             claim = open.get(head["job"])
@@ -234,8 +237,16 @@ class Worker:
             except StorageError:
                 return set()  # asked again soon
 
+        def more() -> Sequence[Claim]:
+            try:
+                claims = self._claims.claim(lane, self._settings.batch, together=True)
+            except StorageError:
+                return ()  # asked again when these have ended
+            open.update((claim.id, claim) for claim in claims)
+            return claims
+
         try:
-            for id in self._keepers[lane].run(claims, handle, unwanted):
+            for id in self._keepers[lane].run(claims, handle, unwanted, more):
                 if (claim := open.get(id)) is not None:
                     self._end(open, claim, "cancelled")
         except HandsLostError as error:
@@ -293,7 +304,10 @@ class Worker:
         except VitrailError as error:  # no room for it: the job cannot succeed
             self._end(open, claim, "failed", code=type(error).__name__, message=str(error))
             return False
-        self._surely(lambda: self._claims.picture(claim, index, picture))
+        if head["last"]:
+            self._last[claim.id] = (index, picture)
+        else:
+            self._surely(lambda: self._claims.picture(claim, index, picture))
         return True
 
     def _end(
@@ -303,7 +317,8 @@ class Worker:
         state: Literal["succeeded", "failed", "cancelled"],
         **about: Any,
     ) -> None:
-        self._surely(lambda: self._claims.finish(claim, state, **about))
+        last = self._last.pop(claim.id, None)
+        self._surely(lambda: self._claims.finish(claim, state, last=last, **about))
         open.pop(claim.id, None)
         self._told.pop(claim.id, None)
 

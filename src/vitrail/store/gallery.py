@@ -12,10 +12,11 @@ import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from PIL import Image
@@ -138,7 +139,7 @@ class Gallery:
             with self.database.write(durable=durable) as connection:
                 found = connection.execute(sa.select(PICTURES).where(PICTURES.c.id == id)).one_or_none()
                 if found is not None and not found.lost:
-                    return _picture(found)
+                    return _picture(found._asdict())
                 if found is not None:  # made again: in its old place, with its old mark
                     connection.execute(sa.delete(PICTURES).where(PICTURES.c.id == id))
                     row["n"] = found.n
@@ -147,9 +148,9 @@ class Gallery:
                     again = sa.update(PICTURES).where(PICTURES.c.id == id)
                     connection.execute(again.values(**marked("favourite", True)))
                 self.folder.write(file_name(id, suffix), data)
-        except exc.IntegrityError:
-            pass  # another machine was quicker, and its file is the one to keep
-        return self.get(id)
+        except exc.IntegrityError:  # another machine was quicker, and its file is the one to keep
+            return self.get(id)
+        return _picture({**row, "favourite": found is not None and found.favourite}, record)
 
     def set_favourite(self, id: str, favourite: bool) -> Picture:
         """Mark a picture, or take the mark away; :class:`InputError` for an unknown id."""
@@ -179,7 +180,7 @@ class Gallery:
                 row = connection.execute(sa.select(PICTURES).where(PICTURES.c.id == id)).one_or_none()
         if row is None:
             raise InputError("there is no such picture; it may have been deleted")
-        return _picture(row)
+        return _picture(row._asdict())
 
     def page(
         self,
@@ -231,7 +232,7 @@ class Gallery:
                 connection, found, words, last, limit + 1
             )
         return Page(
-            tuple(_picture(row) for row in rows[:limit]),
+            tuple(_picture(row._asdict()) for row in rows[:limit]),
             str(rows[limit - 1].id) if len(rows) > limit else None,
         )
 
@@ -320,10 +321,10 @@ class Gallery:
         }
 
 
-def _picture(row: sa.Row[tuple[object, ...]]) -> Picture:
-    values = row._asdict()
+def _picture(values: Mapping[str, Any], record: ImageRecord | None = None) -> Picture:
+    """The picture of a row; ``record``: its record, where it need not be read."""
     return Picture(
         **{name: values[name] for name in Picture.__dataclass_fields__ if name not in ("created", "record")},
         created=datetime.fromtimestamp(values["created"], UTC),
-        record=ImageRecord.from_json(values["record"]),
+        record=record or ImageRecord.from_json(values["record"]),
     )

@@ -21,6 +21,11 @@ def _nowhere(event: Event) -> None:
     """The report of a caller that does not want to hear."""
 
 
+def _always() -> bool:
+    """A caller that wants to see every preview."""
+    return True
+
+
 @dataclass
 class Context:
     """What the caller of a task decides, and how it listens.
@@ -31,6 +36,7 @@ class Context:
     batch_size: pictures a network pass; None takes 1 on a CPU, where a picture then is the same to the bit
         whatever ``n`` is (larger batches gain little there), and 16 elsewhere.
     preview_every: send a :class:`~vitrail.schema.Preview` after every so many steps; 0 sends none.
+    wants_preview: asked when one is due, before it is made; False leaves it out.
     report: told of progress and previews while a sampler runs, in the task's own thread.
     cancelled: set it, from any thread, and the task raises :class:`CancelledError` before its next network
     pass. seconds: time spent by part (``load``, ``text``, ``denoise``, ``decode``), filled in by the task.
@@ -40,6 +46,7 @@ class Context:
     precision: Precision = "auto"
     batch_size: int | None = None
     preview_every: int = 0
+    wants_preview: Callable[[], bool] = _always
     report: Callable[[Event], None] = _nowhere
     cancelled: threading.Event = field(default_factory=threading.Event)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -48,6 +55,10 @@ class Context:
         """Raise :class:`CancelledError` if the caller wants the work to stop."""
         if self.cancelled.is_set():
             raise CancelledError("stopped; nothing more was made")
+
+    def previews(self, step: int) -> bool:
+        """Whether a preview is to be made after ``step`` (from 1)."""
+        return self.preview_every > 0 and step % self.preview_every == 0 and self.wants_preview()
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:

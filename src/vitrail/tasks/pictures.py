@@ -141,8 +141,7 @@ def told(pieces: Sequence[Piece], look: Callable[[Tensor], Tensor], before: int 
             if order.context.cancelled.is_set():
                 continue
             order.progress.step(len(places), before + step, before + steps)
-            every = order.context.preview_every
-            if every and step % every == 0:
+            if order.context.previews(step):
                 for row, picture in zip(places, to_pil(look(x0[places])), strict=True):
                     index = pieces[row].index
                     order.context.report(Preview(index=index, step=before + step, picture=picture))

@@ -101,7 +101,7 @@ def sample_tokens(
     def after_step(step: int, steps: int, codes: Tensor) -> None:
         context.check()
         progress.step(len(indices), step, steps)
-        if context.preview_every and step % context.preview_every == 0:
+        if context.previews(step):
             blank = codes == UNKNOWN
             pixels = decoded(codes.clamp_min(0))
             grey = blank.repeat_interleave(model.patch, 1).repeat_interleave(model.patch, 2)
