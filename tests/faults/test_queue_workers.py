@@ -240,13 +240,8 @@ def cancel_at_random_points(engine: DurableEngine, folder: Path, points: int) ->
 def test_a_cancel_at_any_moment_leaves_all_or_nothing_and_touches_nobody_else(
     engine: DurableEngine, folder: Path
 ) -> None:
-    found = cancel_at_random_points(engine, folder, 30)
-    assert found["cancelled"] > 5
-
-
-@pytest.mark.soak
-def test_a_cancel_at_a_hundred_moments(engine: DurableEngine, folder: Path) -> None:
-    cancel_at_random_points(engine, folder, 100)
+    found = cancel_at_random_points(engine, folder, 100)
+    assert found["cancelled"] > 20
 
 
 def test_the_next_batch_is_taken_while_one_is_put_away_and_each_of_its_jobs_can_be_stopped(

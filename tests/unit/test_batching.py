@@ -154,6 +154,26 @@ def test_each_hears_of_its_own(loader: Loader, model: str) -> None:
     assert {"text", "denoise", "decode"} <= contexts[1].seconds.keys()
 
 
+def test_those_of_another_length_go_on_when_all_of_a_pass_are_cancelled(loader: Loader, model: str) -> None:
+    requests = [
+        ask(model),
+        ask(model, "a dog", seed=2),
+        ask(model, "a cat and a dog in a green garden at night"),
+    ]
+    contexts = [context() for _ in requests]
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, Progress) and event.step == 2:
+            for leaving in contexts[:2]:
+                leaving.cancelled.set()
+
+    contexts[1].report = cancel
+    events, ended = many(requests, loader, contexts)
+    assert {number: type(error) for number, error in ended.items()} == {0: CancelledError, 1: CancelledError}
+    assert list(events) == [2]
+    same_as_alone(events[2], requests[2], loader)
+
+
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_who_is_cancelled_leaves_and_the_others_go_on(
     loader: Loader, model: str, at: int, monkeypatch: pytest.MonkeyPatch

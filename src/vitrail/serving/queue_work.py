@@ -169,8 +169,6 @@ def _work_long(assignment: Assignment, tell: Tell, folder: Path) -> None:
                     tell.preview(job, picture)
 
     result = run_long_work(cast(LongRequest, assignment.request), report, assignment.cancelled, folder)
-    for path in result.paths:
-        tell.log(job, path)
     tell.done(job, (result.summary,))
 
 

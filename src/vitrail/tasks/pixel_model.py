@@ -132,6 +132,8 @@ class PixelBound:
         rows = self.words.present()
         if rows is None or len(rows) == len(x):
             return self._network(x, sigma, copies, None).chunk(copies)
+        if not rows:  # the others of the batch left since the step began
+            return (torch.zeros_like(x),) * copies
         answers = self._network(x[rows], sigma[rows], copies, rows).chunk(copies)
         return tuple(torch.zeros_like(x).index_copy(0, torch.tensor(rows), answer) for answer in answers)
 

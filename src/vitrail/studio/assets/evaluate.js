@@ -35,7 +35,7 @@ export function evaluateView(main, chosen) {
   const draw = () =>
     tried(async () => {
       const { reports, metrics } = await api.reports();
-      const found = reports.find((one) => one.id === chosen) ?? reports.find((one) => one.name === nameOf(chosen));
+      const found = reports.find((one) => one.id === chosen) ?? byName(reports, await nameOf(chosen));
       fill(
         list,
         reports.map((one) =>
@@ -91,7 +91,14 @@ export function evaluateView(main, chosen) {
 }
 
 /** The report of an evaluation that was asked for here: it was given a name that no other one has. */
-const nameOf = (id) => (jobs.get(id)?.kind === "evaluate" ? (jobs.get(id).request?.name ?? null) : null);
+const byName = (reports, name) => reports.find((one) => one.name === name);
+
+/** What an evaluation calls its report; of one that the queue no longer lists, the server is asked. */
+async function nameOf(id) {
+  if (!id || id === "compare") return null;
+  const job = jobs.get(id) ?? (await api.job(id).catch(() => null));
+  return (job?.kind === "evaluate" && job.request?.name) || null;
+}
 
 function showReport(body, one) {
   const src = api.report(one.id);
