@@ -27,13 +27,13 @@ MOST_BYTES = 150_000
 VIEWS = ("create", "edit", "gallery", "plot", "walk", "codebook", "train", "evaluate", "rate", "models")
 SIZES = {"desktop": (1280, 820), "phone": (360, 740)}
 PROMPTS = (
-    "a smiling sun",
-    "a red apple",
-    "night sky over a city",
+    "a panda",
+    "a strawberry",
+    "an elephant",
     "a blue heart",
-    "an owl",
-    "a yellow flower",
-    "a green tree",
+    "a butterfly",
+    "a carrot",
+    "a grinning face",
     "a red car",
 )
 ACROSS, DOWN = (1, 3, 6), ("noto", "twemoji", "fluent-3d")
@@ -100,7 +100,7 @@ class Content:
             "walk",
             kind="walk",
             frames=12,
-            stops=[{"prompt": "a red apple", "seed": 1}, {"prompt": "a blue heart", "seed": 2}],
+            stops=[{"prompt": "a red heart", "seed": 1}, {"prompt": "a blue heart", "seed": 2}],
         )
         for down in DOWN:
             for across in ACROSS:

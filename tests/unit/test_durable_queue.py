@@ -288,6 +288,13 @@ def test_alike_jobs_are_taken_together_but_no_more_than_a_workers_share(queue: Q
     assert [claim.id for claim in one.claim("pictures", 8)] == [more[1]]
 
 
+def test_no_more_are_taken_together_than_make_so_many_pictures(queue: Queue) -> None:
+    ids = [queue.submit(seed=i, n=n) for i, n in enumerate((3, 4, 1, 1, 64, 2))]
+    worker = queue.worker("w")
+    taken = [[claim.id for claim in worker.claim("pictures", 8)] for _ in range(3)]
+    assert taken == [ids[:3], [ids[3]], [ids[4]]]  # 8 pictures; 1, as 64 more are too many; 64
+
+
 def test_those_whose_worker_died_are_alone_from_then_on(queue: Queue) -> None:
     ids = [queue.submit(seed=i) for i in range(3)]
     worker = queue.worker("w")

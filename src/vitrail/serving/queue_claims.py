@@ -100,8 +100,9 @@ class Claims:
     def claim(self, lane: Lane, most: int, *, together: bool = False) -> list[Claim]:
         """Take up the next job, and up to ``most`` in all that may be run in one pass with it.
 
-        ``together``: none if the next one is to run without others. So many are taken only if they are more
-        than the workers: while others are idle, each takes its share.
+        No more than make ``most`` pictures, however many the first one makes. So many are taken only if they
+        are more than the workers: while others are idle, each takes its share. ``together``: none if the next
+        one is to run without others.
         """
         waits = sa.select(JOBS).where(JOBS.c.state == "queued", JOBS.c.lane == lane)
         in_order = waits.order_by(JOBS.c.place, JOBS.c.n).with_for_update(skip_locked=True)
@@ -117,7 +118,8 @@ class Claims:
                 alike = (JOBS.c.batch == first.batch, ~JOBS.c.alone, JOBS.c.id != first.id)
                 share = self._share(connection, first.batch, most) - 1
                 if share > 0:
-                    rows += connection.execute(in_order.where(*alike).limit(share)).all()
+                    others = connection.execute(in_order.where(*alike).limit(share)).all()
+                    rows = _so_many_pictures([first, *others], most)
             now = self._database.now(connection)
             claims = [self._take(connection, row, now) for row in rows]
         for row in rows:
@@ -285,6 +287,16 @@ class Claims:
             inputs = sa.select(INPUTS.c.sha256, INPUTS.c.data).where(INPUTS.c.job == row.id)
             files = {sha256: bytes(data) for sha256, data in connection.execute(inputs)}
         return Claim(row.id, row.attempts + 1, row.lane, row.request, files)
+
+
+def _so_many_pictures(rows: Sequence[Row], most: int) -> list[Row]:
+    """The first one of ``rows``, and those after it with which it makes up to ``most`` pictures."""
+    left = most
+    for count, row in enumerate(rows):
+        left -= int(json.loads(row.request).get("n", 1))
+        if left < 0 and count:
+            return list(rows[:count])
+    return list(rows)
 
 
 def take_back_lost(database: Database, permits: Permits) -> int:

@@ -10,18 +10,24 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vitrail.errors import InputError
+from vitrail.errors import InputError, VitrailError
 from vitrail.files import shown
 from vitrail.request_fields import FileRef, Model, new_seed
 from vitrail.schema import Request
 from vitrail.serving.long_work import LONG_KINDS
+from vitrail.store import artifacts
 from vitrail.validation import parse
 
-__all__ = ["Lane", "Stored", "lane_of", "read_request", "store_request"]
+__all__ = ["DRAWN_TOGETHER", "Lane", "Stored", "lane_of", "read_request", "store_request"]
 
 Lane = Literal["pictures", "long"]
+
+DRAWN_TOGETHER = "shell_dit"
+"""The kind of model that draws pictures of several requests in one pass; others draw one after the other."""
 
 _TITLE = 80
 #: Requests that differ in nothing else may share network passes (vitrail.tasks.batching, which needs torch).
@@ -125,11 +131,26 @@ def _with_files(value: Any, files: Mapping[str, bytes]) -> Any:
 
 
 def _batch(kind: str, plain: dict[str, Any]) -> str | None:
-    """A name that requests share which may be run in one pass; None for those that never are."""
+    """A name that requests share which may be run in one pass; None for those that never are.
+
+    A worker that took several of those would keep them from the others, and from being moved.
+    """
     if kind != "text_to_image":
+        return None
+    try:
+        folder = artifacts.find(plain["model"])
+        if _kind_of(*artifacts.stamp(folder)) != DRAWN_TOGETHER:
+            return None
+    except VitrailError:  # a file of another program, or a model that only workers have
         return None
     shared = {name: value for name, value in plain.items() if name not in _OWN}
     return hashlib.sha256(_text(shared).encode()).hexdigest()[:32]
+
+
+@lru_cache(64)
+def _kind_of(folder: Path, written: int) -> str:
+    """The kind of the model in ``folder``, whose manifest was ``written`` then."""
+    return artifacts.read_manifest(folder, verify=False).kind
 
 
 def _title(request: Model, kind: str) -> str:

@@ -20,6 +20,7 @@ from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Progr
 from vitrail.serving.long_work import LogLine, LongEvent, LongProgress, LongRequest, SamplePicture
 from vitrail.serving.long_work_run import run_long_work
 from vitrail.serving.queue_hands import Assignment, Tell
+from vitrail.serving.queue_requests import DRAWN_TOGETHER
 from vitrail.serving.save import ENDINGS, Format, animation_bytes, picture_bytes
 from vitrail.serving.warm_loader import WarmLoader
 from vitrail.tasks.batching import text_to_image_many
@@ -116,7 +117,7 @@ class ModelWork:
         if self._device.type != "cpu":
             return False
         try:
-            return self._loader.kind(request.model) == "shell_dit"
+            return self._loader.kind(request.model) == DRAWN_TOGETHER
         except VitrailError:  # whoever opens the model says what is wrong with it
             return False
 
