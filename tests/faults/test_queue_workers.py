@@ -21,7 +21,9 @@ from vitrail.schema import TextToImageRequest, parse
 from vitrail.serving import durable
 from vitrail.serving.durable import DurableEngine
 from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent
+from vitrail.serving.queue_claims import Claim, Claims
 from vitrail.serving.queue_watch import Watch
+from vitrail.serving.queue_worker import Worker, WorkerSettings
 from vitrail.store.gallery import picture_id
 
 WAIT = 60.0
@@ -210,13 +212,18 @@ def test_out_of_memory_fails_that_job_with_a_reason_and_the_next_succeeds(
     assert len({notes[job.id] for job in jobs}) == 1  # nobody had to die for it
 
 
+def made(job: Job) -> int:
+    """How many pictures were asked for."""
+    return int(job.request["n"])
+
+
 def cancel_at_random_points(engine: DurableEngine, folder: Path, points: int) -> dict[str, int]:
     """Cancel ``points`` jobs, each at a random moment, with a bystander after each; what became of them."""
     chance = random.Random(5)
     found = {"cancelled": 0, "succeeded": 0}
     wait(engine, engine.submit(request()).id)  # its worker has started
     for point in range(points):
-        job = engine.submit(request("draw 0.03", seed=point, steps=4))
+        job = engine.submit(request("draw 0.02", seed=point, steps=2, n=chance.randint(1, 4)))
         bystander = engine.submit(request(seed=1000 + point, steps=1))
         time.sleep(chance.random() * 0.2)
         engine.cancel(job.id)
@@ -225,8 +232,9 @@ def cancel_at_random_points(engine: DurableEngine, folder: Path, points: int) ->
         assert time.monotonic() - start < 5
         found[ended.state] += 1
         pictures = engine.gallery.page(job=job.id).pictures
-        # Either the whole job or nothing of it.
-        assert len(pictures) == len(ended.pictures) == (ended.state == "succeeded")
+        # Pictures that were finished stay, each of them told; a picture is there whole or not at all.
+        assert {picture.id for picture in pictures} == {picture.id for picture in ended.pictures}
+        assert len(pictures) == made(job) if ended.state == "succeeded" else len(pictures) < made(job)
         other = wait(engine, bystander.id)
         assert (other.state, len(other.pictures)) == ("succeeded", 1)
         assert other.started is not None
@@ -242,6 +250,23 @@ def test_a_cancel_at_any_moment_leaves_all_or_nothing_and_touches_nobody_else(
 ) -> None:
     found = cancel_at_random_points(engine, folder, 100)
     assert found["cancelled"] > 20
+
+
+def test_a_worker_that_was_cut_off_puts_nothing_away(
+    engine: DurableEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its job was taken back and cancelled meanwhile; what it drew is in no gallery."""
+    done = wait(engine, engine.submit(request()).id)
+    picture = engine.gallery.get(done.pictures[0].id)
+    data, told = engine.gallery.open(picture.id), {"index": 0, "suffix": ".png", "kind": None, "last": True}
+    told["record"] = picture.record.to_json()
+    worker = Worker(WorkerSettings(folder=str(tmp_path)))
+    claim = Claim("a" * 24, 1, "pictures", "{}", {})
+    assert not worker._publish({claim.id: claim}, claim, told, data)
+    assert worker._gallery.count() == 0
+    monkeypatch.setattr(Claims, "holds", lambda self, claim: True)  # the control
+    assert worker._publish({claim.id: claim}, claim, told, data)
+    assert worker._gallery.count() == 1
 
 
 def test_the_next_batch_is_taken_while_one_is_put_away_and_each_of_its_jobs_can_be_stopped(

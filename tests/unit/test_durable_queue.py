@@ -224,7 +224,10 @@ def test_whoever_lost_a_job_changes_nothing_of_it_any_more(queue: Queue) -> None
     late.preview(old, b"late")
     late.picture(old, 0, picture("late", id))
     late.log(old, "late")
+    late.finish(old, "succeeded", last=(0, picture("late", id)))
     late.finish(old, "failed", code="X", message="late")
+    assert not late.holds(old)
+    assert other.holds(new)
     late.give_back(old, "late")
     assert late.unwanted([old]) == {id}
     assert queue.store.job(id) == before

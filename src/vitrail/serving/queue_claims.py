@@ -201,6 +201,12 @@ class Claims:
                 now = self._database.now(connection)
                 _wait_again(connection, self._permits, row, now, killed)
 
+    def holds(self, claim: Claim) -> bool:
+        """Whether the job is still this worker's; it is not if the worker was cut off for too long."""
+        with self._database.read() as connection:
+            held = sa.select(JOBS.c.id).where(JOBS.c.id == claim.id, *self._mine(claim))
+            return connection.execute(held).one_or_none() is not None
+
     def unwanted(self, claims: Sequence[Claim]) -> set[str]:
         """Ids of those claims whose work should stop: cancelled, or no longer this worker's."""
         if not claims:

@@ -289,9 +289,14 @@ class Worker:
         return True
 
     def _publish(self, open: dict[str, Claim], claim: Claim, head: dict[str, Any], body: bytes) -> bool:
-        """Keep a picture: its id follows from the job, so that made again it is the same entry."""
+        """Keep a picture: its id follows from the job, so that made again it is the same entry.
+
+        Not of a job that was taken back, and perhaps cancelled, while this worker was cut off.
+        """
         index = int(head["index"])
         try:
+            if not self._claims.holds(claim):
+                return False
             picture = self._gallery.add(
                 body,
                 head["suffix"],
