@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from PIL import Image, PngImagePlugin
 from studio_browser import drop, launched, make, open_page, photograph
@@ -172,7 +173,15 @@ _COMFY = {
             "scheduler": "karras",
             "positive": ["6", 0],
             "negative": ["7", 0],
+            "latent_image": ["5", 0],
+            "model": ["10", 0],
         },
+    },
+    "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "dreamy.safetensors"}},
+    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 512, "height": 768, "batch_size": 1}},
+    "10": {
+        "class_type": "LoraLoader",
+        "inputs": {"lora_name": "glow.safetensors", "strength_model": 0.8, "model": ["4", 0]},
     },
     "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a lighthouse"}},
     "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "fog"}},
@@ -184,8 +193,14 @@ _INVOKE = {
     "steps": 31,
     "cfg_scale": 5.5,
     "scheduler": "euler_a",
+    "width": 512,
+    "height": 768,
+    "loras": [{"model": {"model_name": "glow"}, "weight": 0.8}],
 }
-_A1111 = "a lighthouse\nNegative prompt: fog\nSteps: 31, Sampler: Euler a, CFG scale: 5.5, Seed: 77"
+_A1111 = (
+    "a lighthouse, <lora:glow:0.8>\nNegative prompt: fog\n"
+    "Steps: 31, Sampler: Euler a, CFG scale: 5.5, Seed: 77, Size: 512x768"
+)
 
 
 def _choose(page: Any, data: bytes) -> None:
@@ -214,6 +229,54 @@ def test_a_picture_fills_the_form(
     wanted = {"#seed": "77", "#f-steps": "31", "#f-cfg_scale": "5.5", "#f-sampler": "euler_ancestral"}
     assert {name: page.input_value(name) for name in wanted} == wanted
     assert page.input_value("#f-negative_prompt") == "fog"
+    # The model has no such size; the nearest is chosen where everybody sees it, and Create gives a picture.
+    assert page.locator(".chip:has(:checked)").all_inner_texts() == ["house style", "128", "1"]
+    said = page.inner_text(".toast")
+    assert "default does not draw 512 × 768; the nearest that it does is 128 × 128." in said
+    assert ("takes no LoRA: glow" in said) == ("parameters" in texts)
+    page.click("#go")
+    page.wait_for_selector("#stage img.result[alt='a lighthouse']")
+    newest = quick.engine.jobs(limit=1)[0]
+    assert (newest.request["width"], newest.request["height"]) == (128, 128)
+    assert "model" not in newest.request or newest.request["model"] == "default"
+    page.close()
+
+
+_CHECKPOINT = {"name": "dreamy", "here": True, "kind": "checkpoint", "foreign": True, "draws": True}
+
+
+def _with_models(page: Any, url: str, *more: dict[str, Any]) -> None:
+    """Let the page find further models on this machine."""
+    models = httpx.get(f"{url}/api/studio/models", trust_env=False).json()
+    page.route("**/api/studio/models", lambda route: route.fulfill(json=[*models, *more]))
+
+
+def test_a_picture_leaves_the_chosen_model_and_asks_of_it_what_it_can_serve(browser: Any, quick: Any) -> None:
+    page = open_page(browser, quick.url, "models")
+    _with_models(page, quick.url, {**_CHECKPOINT, "sizes": [[512, 512], [768, 512]]})
+    page.goto(f"{quick.url}/#create/dreamy")
+    page.wait_for_selector("#model option[value=dreamy]", state="attached")
+    drop(page, _dropped(parameters=_A1111.replace("512x768", "640x960")))
+    # A checkpoint draws any size and takes LoRAs: the size has a chip of its own, the tag stays.
+    page.wait_for_selector(".chip:has(:checked):has-text('640 × 960')")
+    assert page.input_value("#prompt") == "a lighthouse, <lora:glow:0.8>"
+    assert page.input_value("#model") == "dreamy"
+    photograph(page, "create-odd-size")
+    # Chosen another model, the size goes with it.
+    page.select_option("#model", "default")
+    page.wait_for_selector(".toast:has-text('the nearest that it does is 128 × 128')")
+    page.wait_for_selector(".chip:has(:checked):has-text('128')")
+    # One that draws codes shares words and chance with those programs, and no more.
+    page.select_option("#model", "vqgan")
+    drop(page, _dropped(parameters=_A1111))
+    page.wait_for_selector(
+        ".toast:has-text('vqgan has no use for it: Steps, Sampler, Follow the words (CFG)')"
+    )
+    page.click("#go")
+    page.wait_for_selector("#stage img.result[alt='a lighthouse']")
+    request = quick.engine.jobs(limit=1)[0].request
+    assert (request["model"], request["seed"], request.get("width")) == ("vqgan", 77, None)
+    assert page.errors == []
     page.close()
 
 

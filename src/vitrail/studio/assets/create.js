@@ -2,6 +2,7 @@
 import * as api from "./api.js";
 import { chips, labelled, select, setting } from "./controls.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
+import { fitted, withSize } from "./fitted.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { onJob, submit } from "./jobs.js";
@@ -20,13 +21,24 @@ export function fillForm(settings) {
 
 const PROGRAMS = { a1111: "A1111", comfyui: "ComfyUI", invokeai: "InvokeAI", fooocus: "Fooocus", novelai: "NovelAI" };
 
+const chosen = (models) => models.find((one) => one.name === (values.model ?? "default")) ?? models[0];
+
 /** Take the settings of a picture file, whichever program made it, into the form; `show()` draws it then. */
 export const fillFromPicture = (file, show) =>
   tried(async () => {
     const found = await api.settingsOf(file);
-    fillForm(found.settings);
+    let { settings, notes } = found;
+    if (found.program !== "vitrail") {
+      // The other program's model is not here, so the one that was chosen stays and has to serve what it can.
+      const model = chosen((await modelList()).filter(drawsFromWords));
+      const mine = fitted(settings, model);
+      settings = { ...mine.settings, ...(values.model && { model: model?.name }) };
+      notes = [...mine.notes, ...notes];
+    }
+    fillForm(settings);
     show();
-    toast([t("filled", { program: PROGRAMS[found.program] ?? found.program }), ...found.notes].join(" "), { seconds: 8 });
+    const from = t("filled", { program: PROGRAMS[found.program] ?? found.program });
+    toast([from, ...notes].join(" "), { seconds: 8 + 2 * notes.length });
   });
 
 let schema;
@@ -83,7 +95,7 @@ function drawForm(form, fields, labels, models) {
     count();
   };
   const redraw = () => drawForm(form, fields, labels, models);
-  const model = models.find((one) => one.name === (values.model ?? "default")) ?? models[0];
+  const model = chosen(models);
   if (values.style && model?.styles?.length && ![...model.styles, "none"].includes(values.style)) delete values.style;
 
   const prompt = h("textarea", {
@@ -183,7 +195,7 @@ function drawForm(form, fields, labels, models) {
             (value) => set("style", value),
           )
         : null,
-      model?.sizes?.length > 1 ? sizeChips(model, set) : null,
+      sizeChips(model, set),
       chips(
         t("count"),
         [1, 2, 4, 8].map((n) => [n, String(n)]),
@@ -201,7 +213,11 @@ function drawForm(form, fields, labels, models) {
             model?.name ?? "",
             (name) => {
               set("model", name === "default" ? null : name);
+              const sized = withSize(values, chosen(models));
+              values = sized.settings;
+              store();
               redraw();
+              for (const note of sized.notes) toast(note);
             },
             { id: "model" },
           ),
@@ -231,20 +247,21 @@ function drawForm(form, fields, labels, models) {
 }
 
 function sizeChips(model, set) {
-  const now = values.width && values.height ? `${values.width}x${values.height}` : "";
-  const square = model.sizes.every(([width, height]) => width === height);
-  const choices = model.sizes.map(([width, height]) => [
-    `${width}x${height}`,
-    square ? String(width) : `${width} × ${height}`,
-  ]);
+  const { width, height } = values;
+  const now = width && height ? `${width}x${height}` : "";
+  const sizes = [...(model?.sizes ?? [])];
+  // A size that is not on the list, of a dropped picture or from More settings, is seen where sizes are looked for.
+  if (now && sizes.length && !sizes.some(([w, h]) => w === width && h === height)) sizes.push([width, height]);
+  if (sizes.length < 2) return null;
+  const square = sizes.every(([w, h]) => w === h);
   return chips(
     t("pixelSize"),
-    [["", t("anySize")], ...choices],
-    choices.some(([value]) => value === now) ? now : "",
+    [["", t("anySize")], ...sizes.map(([w, h]) => [`${w}x${h}`, square ? String(w) : `${w} × ${h}`])],
+    now,
     (value) => {
-      const [width, height] = value ? value.split("x").map(Number) : [null, null];
-      set("width", width);
-      set("height", height);
+      const [wide, high] = value ? value.split("x").map(Number) : [null, null];
+      set("width", wide);
+      set("height", high);
     },
   );
 }

@@ -98,6 +98,13 @@ export const TEXTS = {
   groupVariation: ["Variation", "变体"],
   listHint: ["several with commas between", "多个用逗号分隔"],
   filled: ["Settings taken from a picture by {program}.", "已填入 {program} 图片的设置。"],
+  otherSize: [
+    "{model} does not draw {size}; the nearest that it does is {other}.",
+    "{model} 不能画 {size}，已改为最接近的 {other}。",
+  ],
+  usualSize: ["{model} draws its usual size, not {size}.", "{model} 按默认尺寸绘制，而不是 {size}。"],
+  noLora: ["Left out, because {model} takes no LoRA: {names}.", "{model} 不支持 LoRA，已略去：{names}。"],
+  noUse: ["Left out, because {model} has no use for it: {names}.", "{model} 用不到这些设置，已略去：{names}。"],
   filledOwn: ["Settings of this picture are in the form.", "已把这张图片的设置填入表单。"],
   // Pictures
   useInput: ["Use as input", "作为输入"],
