@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from studio_server import serve_studio
 
 from vitrail.serving.long_work import STOPPED_MODEL
 from vitrail.store import artifacts
+from vitrail.studio.looking import Look
 from vitrail.studio.runs import MAX_POINTS
 
 JSON = {"content-type": "application/json"}
@@ -92,6 +94,29 @@ def test_uploads_get_names_of_the_servers_own_and_are_looked_through(served: Any
     sheet = served.http.get(f"/api/studio/inspections/{look['id']}/sheet")
     assert Image.open(io.BytesIO(sheet.content)).format == "WEBP"
     assert served.http.get("/api/studio/folders").json()["folders"][0]["pictures"] == 4
+
+
+@pytest.mark.parametrize("end", ["", "killed", "stopped"])
+def test_a_decoder_that_dies_costs_one_look_through_a_folder(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.png").write_bytes(_png())
+    look = Look("a", tmp_path)
+    start = subprocess.Popen
+
+    def started(*arguments: Any, **more: Any) -> Any:
+        process = start(*arguments, **more)
+        if end == "killed":
+            process.kill()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    if end == "stopped":
+        look.stop()
+    look.run()
+    told = {"": None, "killed": "the look through the folder failed; the server's log says why"}
+    assert look.error == told.get(end, end)
+    assert (look.report is None) == bool(end)
 
 
 def test_a_run_tells_its_figures_as_means_and_shows_only_its_samples(served: Any, home: Path) -> None:

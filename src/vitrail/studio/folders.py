@@ -12,22 +12,19 @@ import re
 import secrets
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from vitrail.errors import CancelledError, InputError, VitrailError
+from vitrail.errors import InputError
 from vitrail.files import atomic_write, check_space, ensure_folder
 from vitrail.images import MAX_PIXELS
 from vitrail.picture_headers import walk_header
 from vitrail.request_fields import Model, Text
+from vitrail.studio.looking import Look
 from vitrail.studio.places import Places
-
-if TYPE_CHECKING:  # it brings torch, which a server does not need to start
-    from vitrail.data.inspect import InspectReport
 
 __all__ = ["body_of", "make_folders"]
 
@@ -52,67 +49,13 @@ class FolderName(Model):
     folder: Text = Field(min_length=1, max_length=1000)
 
 
-@dataclass
-class Inspection:
-    """A look through a folder, under way or finished."""
-
-    id: str
-    folder: Path
-    what: str = "check"
-    done: int = 0
-    total: int = 0
-    report: InspectReport | None = None
-    error: str | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        """Look through the folder; what it found, or why it could not, is kept."""
-        from vitrail.data.inspect import inspect
-
-        def progress(done: int, total: int, what: str) -> None:
-            self.done, self.total, self.what = done, total, what
-
-        try:
-            self.report = inspect(self.folder, samples=60, progress=progress, cancelled=self.stop.is_set)
-        except CancelledError:
-            self.error = "stopped"
-        except VitrailError as error:
-            self.error = str(error)
-        except Exception:  # told to the person too; the thread has no other listener
-            self.error = "the look through the folder failed; the server's log says why"
-            raise
-
-    def as_json(self) -> dict[str, Any]:
-        """What the page shows: how far it is, then the report without its pictures."""
-        row: dict[str, Any] = {"id": self.id, "what": self.what, "done": self.done, "total": self.total}
-        row |= {"error": self.error, "folder": str(self.folder), "report": None}
-        if self.report is not None:
-            row["report"] = self.report.model_dump(
-                mode="json", exclude={"samples", "buckets", "content_hash"}
-            )
-            row["report"]["problems"] = row["report"]["problems"][:200]
-            for name in (
-                "exact_duplicates",
-                "near_duplicates",
-                "tiny",
-                "huge",
-                "extreme",
-                "plain",
-                "misnamed",
-                "sizes",
-            ):
-                row["report"][name] = len(row["report"][name])
-            row["report"]["repeats"] = self.report.repeats
-        return row
-
-
 def make_folders(places: Places) -> APIRouter:
     """Return the routes below ``/folders`` and ``/inspections``."""
     router = APIRouter()
-    found: dict[str, Inspection] = {}
+    found: dict[str, Look] = {}
     lock = threading.Lock()
 
-    def looked(id: str) -> Inspection:
+    def looked(id: str) -> Look:
         with lock:
             if id not in found:
                 raise InputError("this look through a folder is forgotten; look again")
@@ -151,10 +94,10 @@ def make_folders(places: Places) -> APIRouter:
     def look(body: FolderName) -> dict[str, Any]:
         """Begin to look through a folder."""
         folder = folder_of(places, body.folder)
-        look = Inspection(secrets.token_hex(8), folder)
+        look = Look(secrets.token_hex(8), folder)
         with lock:
             for old in list(found)[: max(0, len(found) - _KEPT + 1)]:
-                found.pop(old).stop.set()
+                found.pop(old).stop()
             found[look.id] = look
         threading.Thread(target=look.run, name="vitrail-inspect", daemon=True).start()
         return look.as_json()
@@ -167,10 +110,10 @@ def make_folders(places: Places) -> APIRouter:
     @router.get("/inspections/{id}/sheet")
     def sheet(id: str) -> Response:
         """A contact sheet of what is in the folder, as WebP."""
-        report = looked(id).report
-        if report is None or not report.thumbnails:
+        sheet = looked(id).sheet
+        if not sheet:
             raise InputError("there is no contact sheet; the folder has no usable picture")
-        return Response(_sheet(report), media_type="image/webp")
+        return Response(sheet, media_type="image/webp")
 
     return router
 
@@ -225,15 +168,3 @@ def _row(folder: Path) -> dict[str, Any]:
         name = "pictures"
     pictures = sum(1 for path in folder.iterdir() if path.suffix in _SUFFIX.values())
     return {"id": folder.name, "name": name, "pictures": pictures, "changed": folder.stat().st_mtime}
-
-
-def _sheet(report: InspectReport) -> bytes:
-    from PIL import Image
-
-    from vitrail.data.contact_sheet import contact_sheet
-
-    shown = [one for one in report.samples if one.id in report.thumbnails]
-    pictures = [Image.open(io.BytesIO(report.thumbnails[one.id]), formats=["WEBP"]) for one in shown]
-    target = io.BytesIO()
-    contact_sheet(pictures, [one.caption for one in shown], cell=120).save(target, "WEBP", quality=85)
-    return target.getvalue()
