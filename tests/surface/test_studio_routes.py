@@ -172,6 +172,7 @@ def test_shipped_models_are_not_removed_and_unknown_ones_not_fetched(served: Any
     assert rows["vqgan"]["tokenizer"]
     assert [64, 64] in rows["default"]["sizes"]
     assert rows["migan"]["licence"] == "MIT"
+    assert all(rows[name]["licence"] and rows[name]["sources"] for name in ("default", "vqgan", "migan"))
     for route, name in (
         ("remove", "default"),
         ("remove", "../default"),

@@ -126,6 +126,7 @@ def _folders() -> list[dict[str, Any]]:
                 "kind": manifest.kind,
                 "size": sum(entry.size for entry in manifest.files.values()),
                 "licence": manifest.licence,
+                "sources": [_origin(manifest)],
                 "styles": list(styles_of(folder, manifest)),
                 "sizes": _sizes(folder, manifest),
                 "draws": manifest.kind in DRAWS,
@@ -139,6 +140,11 @@ def _folders() -> list[dict[str, Any]]:
             row |= _words(known)
         rows.append(row)
     return rows
+
+
+def _origin(manifest: artifacts.Manifest) -> str:
+    """Where a model of our own format comes from; in words that need no translation."""
+    return f"vitrail {manifest.made_with.get('vitrail', '')}, recipe.toml, {manifest.created[:10]}"
 
 
 def _files() -> list[dict[str, Any]]:
