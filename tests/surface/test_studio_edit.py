@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from studio_browser import launched, make, open_page
+from studio_browser import launched, make, open_page, photograph
 from studio_hands import COMMAND, SIDE
 from studio_server import serve_studio
 
@@ -105,6 +105,46 @@ def test_nothing_is_asked_for_without_what_it_takes(browser: Any, served: Any) -
     page.check("input[name=mode][value=repair]", force=True)
     page.wait_for_selector(".notice:has-text('migan')")
     assert page.is_disabled("#go")
+    page.close()
+
+
+def test_a_missing_model_is_fetched_where_it_is_missed(browser: Any, served: Any) -> None:
+    models = served.http.get("/api/studio/models").json()
+    missing = next(model for model in models if model["name"] == "realesrgan-x4")
+    told: list[dict[str, Any]] = [
+        missing,
+        {**missing, "fetching": {"done": 0, "total": 1000, "running": False, "error": "no way there"}},
+        {**missing, "fetching": {"done": 400, "total": 1000, "running": True, "error": None}},
+        {**missing, "here": True},
+    ]
+    step = 0
+    page = open_page(browser, served.url, "gallery", locale="zh-CN")
+
+    def list_models(route: Any) -> None:
+        nonlocal step
+        route.fulfill(json=[*(one for one in models if one is not missing), told[step]])
+        step += step >= 2 and step < 3
+
+    def pull(route: Any) -> None:
+        nonlocal step
+        assert route.request.post_data_json == {"name": "realesrgan-x4"}
+        step += 1
+        route.fulfill(status=202, json={"name": "realesrgan-x4"})
+
+    page.route("**/api/studio/models", list_models)
+    page.route("**/api/studio/models/pull", pull)
+    page.goto(f"{served.url}/#edit/{_ids(served)['a cat']}/enlarge")
+    page.wait_for_selector(".notice:has-text('需要模型 realesrgan-x4')")
+    assert page.is_disabled("#go")
+    page.click(".notice .fetch")
+    page.wait_for_selector(".notice .bad:has-text('no way there')")  # and it can be tried again
+    photograph(page, "edit-missing")
+    page.click(".notice .fetch")
+    page.wait_for_selector(".notice progress[value='400']")
+    photograph(page, "edit-fetching")
+    page.wait_for_selector("#go:enabled")
+    assert page.locator(".notice").count() == 0
+    assert page.errors == []
     page.close()
 
 

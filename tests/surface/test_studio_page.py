@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image, PngImagePlugin
 from studio_browser import drop, launched, make, open_page, photograph
 from studio_hands import COMMAND
 from studio_server import serve_studio
+
+from vitrail.studio.page import ASSETS
 
 VIEWS = ("create", "edit", "gallery", "plot", "walk", "codebook", "train", "evaluate", "rate", "models")
 
@@ -40,6 +43,22 @@ def test_the_shipped_model_draws_and_nothing_comes_from_outside(browser: Any, tm
         page.wait_for_selector(".tile img[alt='a red apple']")
         assert (page.foreign, page.errors) == ([], [])
         page.close()
+
+
+def test_everything_the_page_begins_with_is_asked_for_at_once() -> None:
+    """Else a module is asked for only when the one that needs it has been read, and so on down."""
+    found, left = set(), ["main.js"]
+    while left:
+        module = left.pop()
+        needs = re.findall(
+            r'^(?:import|export|\}) .*from "\./(\w+\.js)";', (ASSETS / module).read_text(), re.M
+        )
+        left += [one for one in set(needs) if one not in found]
+        found.update(needs)
+    index = (ASSETS / "index.html").read_text()
+    asked = re.findall(r'<link rel="modulepreload" href="/studio/(\w+\.js)" />', index)
+    assert sorted(found - {"main.js"}) == asked
+    assert {path.name for path in ASSETS.glob("*.js")} == found | {"main.js"}
 
 
 @pytest.mark.alone

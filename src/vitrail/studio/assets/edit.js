@@ -6,12 +6,13 @@ import { comparison } from "./compare.js";
 import { chips, labelled, select } from "./controls.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
 import { edges, MODES, percent, requestOf } from "./edit_modes.js";
+import { missing } from "./fetching.js";
 import { pickFromGallery } from "./gallery.js";
 import { t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { submit } from "./jobs.js";
+import { submit, titleOf } from "./jobs.js";
 import { actions, image } from "./picture.js";
-import { modelList, named } from "./shelf.js";
+import { modelList } from "./shelf.js";
 import { stage } from "./stage.js";
 
 export function editView(main, id, asked) {
@@ -29,6 +30,7 @@ export function editView(main, id, asked) {
     blob = null,
     paint = null,
     showing = "input",
+    notice = null, // of the model that is missing, kept while the panel is drawn again
     made = null;
   const panel = h("form", {
     class: "pane form",
@@ -100,7 +102,7 @@ export function editView(main, id, asked) {
       fill(
         place,
         made.pictures.map((picture) =>
-          image({ ...picture, prompt: made.title }, { most: made.pictures.length > 1 ? 256 : 512 }),
+          image({ ...picture, prompt: titleOf(made) }, { most: made.pictures.length > 1 ? 256 : 512 }),
         ),
       );
     if (result && what !== "input") {
@@ -146,7 +148,11 @@ export function editView(main, id, asked) {
         usable.find((one) => one.name === (needs ?? "default")) ??
         usable[0]
       )?.name ?? null;
-    const missing = models.length && needs && !usable.length && !named(models, needs);
+    const lacking = models.length && needs && !usable.length && models.find((one) => one.name === needs && !one.here);
+    if (notice?.name !== lacking?.name) {
+      notice?.stop();
+      notice = lacking ? { name: lacking.name, ...missing(lacking, look) } : null;
+    }
     paint?.set({ on: Boolean(brushed) });
     fill(
       panel,
@@ -182,14 +188,7 @@ export function editView(main, id, asked) {
           ),
         ),
         h("p", { class: "note" }, t(`${mode}Hint`)),
-        missing
-          ? h(
-              "div",
-              { class: "notice" },
-              t("needsModel", { name: needs }),
-              h("a", { href: `#models/${needs}` }, t("toModels")),
-            )
-          : null,
+        notice?.element,
         words
           ? labelled(
               t("prompt"),
@@ -253,11 +252,17 @@ export function editView(main, id, asked) {
       h(
         "div",
         { class: "foot" },
-        h("button", { class: "main", id: "go", disabled: Boolean(missing) }, icon(MODES[mode].icon), t("run")),
+        h("button", { class: "main", id: "go", disabled: Boolean(lacking) }, icon(MODES[mode].icon), t("run")),
       ),
     );
     tools.update();
   };
+
+  const look = () =>
+    tried(async () => {
+      models = await modelList();
+      draw();
+    });
 
   const dropped = (event) => {
     event.preventDefault();
@@ -266,12 +271,10 @@ export function editView(main, id, asked) {
   main.addEventListener("picture-dropped", dropped);
   fill(main, h("div", { class: "panes work" }, panel, shown.element));
   draw();
-  tried(async () => {
-    models = await modelList();
-    draw();
-  });
+  look();
   if (id) tried(async () => take(await api.fetchBlob(id)));
   return () => {
+    notice?.stop();
     paint?.stop();
     shown.stop();
   };

@@ -1,5 +1,6 @@
 // The window that gives vitrail its name: drawn where nothing is shown yet, its panes lit as far as the work is.
 import { h, svg } from "./dom.js";
+import { titleOf } from "./jobs.js";
 
 const RINGS = [
   { from: 0, to: 15, parts: 1, turn: 0 },
@@ -34,7 +35,7 @@ export function rose({ share = 1 } = {}) {
 /** How far a job is, as a bar in lead; without a number of steps it only says that it works. */
 export function progress(job) {
   const known = job.steps > 0;
-  const bar = h("progress", { "aria-label": job.title || job.kind, ...(known && { max: job.steps, value: job.step }) });
+  const bar = h("progress", { "aria-label": titleOf(job), ...(known && { max: job.steps, value: job.step }) });
   if (known) bar.setAttribute("value", job.step);
   return bar;
 }

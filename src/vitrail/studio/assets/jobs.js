@@ -2,7 +2,7 @@
 // most, because a browser opens only six connections to a server and a page of sixty jobs would use them all.
 // Nothing is remembered here that a reload could lose.
 import * as api from "./api.js";
-import { lang } from "./i18n.js";
+import { kindName, lang, t } from "./i18n.js";
 
 const POLL_SECONDS = { busy: 1.5, idle: 6 };
 const RETRY_MS = [200, 400, 800, 1500];
@@ -19,6 +19,24 @@ export const ended = (job) => ENDED.has(job.state);
 export const waiting = () =>
   [...jobs.values()].filter((job) => job.state === "queued").sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
 export const running = () => [...jobs.values()].filter((job) => job.state === "running");
+
+/** What is done to a picture, by the name of its button. */
+const EDITS = { edit: "redraw", vary: "variations", upscale: "enlarge", repair: "repair" };
+function deed({ kind, request }) {
+  if (kind === "inpaint") return t(Object.values(request.expand ?? {}).some(Boolean) ? "outpaint" : "inpaint");
+  return EDITS[kind] ? t(EDITS[kind]) : kindName(kind);
+}
+
+/** What a job is called in the reader's language: its words, else what it does, and to which picture. */
+export function titleOf(job) {
+  const { prompt, picture, stops } = job.request ?? {};
+  const words = stops?.map((stop) => stop.prompt).filter(Boolean);
+  if (prompt) return job.title || prompt;
+  if (words?.length) return `${kindName(job.kind)} · ${words.join(" → ")}`;
+  if (!picture && !stops) return job.title || kindName(job.kind);
+  // The page names a picture of the gallery so; it says nothing.
+  return [deed(job), picture?.name !== "picture.png" && picture?.name].filter(Boolean).join(" · ");
+}
 
 /** Call `listener(job, event)` at every change; `event` is null where the list alone told it. */
 export function onJob(listener) {

@@ -1,6 +1,7 @@
 // Models: what is here and what could be, with licence, source and size; fetch and remove.
 import * as api from "./api.js";
 import { dialog, fill, h, toast, tried } from "./dom.js";
+import { POLL_MS, pulled } from "./fetching.js";
 import { lang, size, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { forgetModels } from "./shelf.js";
@@ -24,7 +25,7 @@ export function modelsView(main, wanted) {
       wanted = null;
     }
     clearTimeout(timer);
-    if (models.some((model) => model.fetching?.running)) timer = setTimeout(() => tried(draw), 1200);
+    if (models.some((model) => model.fetching?.running)) timer = setTimeout(() => tried(draw), POLL_MS);
     forgetModels();
   };
   const pull = (model) =>
@@ -120,18 +121,7 @@ export function modelsView(main, wanted) {
               t("card"),
             )
           : null,
-        model.fetching?.running
-          ? h(
-              "div",
-              { style: "flex:1" },
-              h("progress", {
-                max: model.fetching.total || 1,
-                ...(model.fetching.done && { value: model.fetching.done }),
-                "aria-label": model.name,
-              }),
-              h("small", {}, t("fetching", { done: size(model.fetching.done), all: size(model.fetching.total) })),
-            )
-          : null,
+        model.fetching?.running ? pulled(model) : null,
         !model.here && !model.fetching?.running
           ? h("button", { type: "button", onclick: () => pull(model) }, icon("download"), t("fetch"))
           : null,

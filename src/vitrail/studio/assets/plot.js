@@ -272,9 +272,9 @@ async function sheet(made) {
   pen.fillStyle = "#1f2027";
   pen.font = "15px sans-serif";
   pen.textBaseline = "middle";
-  made.across.forEach((a, i) => pen.fillText(`${made.x} ${a}`, left + side * i + 8, top / 2, side - 16));
+  made.across.forEach((a, i) => pen.fillText(`${axisName(made.x)} ${a}`, left + side * i + 8, top / 2, side - 16));
   for (const [j, b] of made.down.entries()) {
-    pen.fillText(`${made.y} ${b}`, 8, top + side * (j + 0.5), left - 16);
+    pen.fillText(`${axisName(made.y)} ${b}`, 8, top + side * (j + 0.5), left - 16);
     for (let i = 0; i < made.across.length; i += 1) {
       const picture = jobs.get(made.ids[j * made.across.length + i])?.pictures[0];
       if (picture)

@@ -2,15 +2,13 @@
 import * as api from "./api.js";
 import { fill, h, tried } from "./dom.js";
 import { progress } from "./glass.js";
-import { kindName, lang, span, t } from "./i18n.js";
+import { lang, span, t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { cancel, ended, jobs, move, onJob, running, waiting } from "./jobs.js";
+import { cancel, ended, jobs, move, onJob, running, titleOf, waiting } from "./jobs.js";
 import { detail } from "./picture.js";
 
 const PAST = 6;
 const LONG = { train: "train", evaluate: "evaluate" };
-
-const title = (job) => job.title || job.request?.prompt || kindName(job.kind);
 
 function state(job, before) {
   if (job.state === "queued") return before ? t("queuedAt", { n: before }) : t("queued");
@@ -51,7 +49,7 @@ function row(job, line) {
       {
         type: "button",
         class: "quiet small",
-        "aria-label": `${label}: ${title(job)}`,
+        "aria-label": `${label}: ${titleOf(job)}`,
         title: label,
         onclick: () => tried(work),
       },
@@ -67,8 +65,8 @@ function row(job, line) {
         type: "button",
         class: "what",
         disabled: !shown && !LONG[job.kind],
-        title: title(job),
-        "aria-label": `${t("openResult")}: ${title(job)}`,
+        title: titleOf(job),
+        "aria-label": `${t("openResult")}: ${titleOf(job)}`,
         onclick: () => open(job),
       },
       h(
@@ -80,7 +78,7 @@ function row(job, line) {
             ? icon(LONG[job.kind])
             : null,
       ),
-      h("span", { class: "t" }, title(job)),
+      h("span", { class: "t" }, titleOf(job)),
       h("small", {}, state(job, place)),
     ),
     h(
@@ -97,7 +95,7 @@ function row(job, line) {
             {
               type: "button",
               class: "quiet small cancel",
-              "aria-label": `${t("cancel")}: ${title(job)}`,
+              "aria-label": `${t("cancel")}: ${titleOf(job)}`,
               title: t("cancel"),
               onclick: () => tried(() => cancel(job.id)),
             },

@@ -14,4 +14,3 @@ export const forgetModels = () => {
 const usable = (model) => model.here && !model.problem;
 export const drawsFromWords = (model) => usable(model) && model.draws === true;
 export const hasTokenizer = (model) => usable(model) && model.tokenizer === true;
-export const named = (models, name) => models.find((model) => model.name === name && model.here);

@@ -3,7 +3,7 @@ import * as api from "./api.js";
 import { fill, h, kept, tried } from "./dom.js";
 import { progress, rose } from "./glass.js";
 import { span, t } from "./i18n.js";
-import { cancel, ended, jobs, onJob, running } from "./jobs.js";
+import { cancel, ended, jobs, onJob, running, titleOf } from "./jobs.js";
 import { actions, detail, image } from "./picture.js";
 
 /** `title` and `hint` stand there while it is empty; `done(job)`, if given, shows a finished job its own way. */
@@ -132,7 +132,7 @@ function liveView(job) {
   };
 }
 
-const single = (job) => [image({ ...job.pictures[0], prompt: job.title }), actions(job.pictures[0])];
+const single = (job) => [image({ ...job.pictures[0], prompt: titleOf(job) }), actions(job.pictures[0])];
 
 const many = (job) =>
   h(
@@ -146,7 +146,7 @@ const many = (job) =>
           class: "tile",
           onclick: () => detail(picture.id, { siblings: job.pictures.map((one) => one.id) }),
         },
-        h("img", { class: "result", src: api.file(picture.id), alt: `${job.title} · ${picture.seed}` }),
+        h("img", { class: "result", src: api.file(picture.id), alt: `${titleOf(job)} · ${picture.seed}` }),
       ),
     ),
   );

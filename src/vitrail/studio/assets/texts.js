@@ -206,7 +206,7 @@ export const TEXTS = {
   paintFirst: ["Paint over the part that should change.", "请先涂抹要改动的部分。"],
   extendFirst: ["Give at least one edge some pixels.", "请至少给一条边设置像素。"],
   needsModel: ["This needs the model {name}, which is not here yet.", "需要模型 {name}，尚未安装。"],
-  toModels: ["Fetch it under Models", "在“模型”页获取"],
+  toModels: ["About this model", "了解该模型"],
   showInput: ["Picture", "原图"],
   showResult: ["Result", "结果"],
   showBoth: ["Before and after", "前后对比"],

@@ -5,7 +5,7 @@ import { fill, h, toast, tried } from "./dom.js";
 import { filmOf, frame } from "./film.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { submit } from "./jobs.js";
+import { submit, titleOf } from "./jobs.js";
 import { actions } from "./picture.js";
 import { hasTokenizer, modelList } from "./shelf.js";
 import { stage } from "./stage.js";
@@ -63,7 +63,7 @@ export function walkView(main) {
     const frames = job.pictures.slice(0, asked),
       whole = job.pictures[asked];
     if (frames.length < 2)
-      return fill(shown.element, h("div", { class: "result-of" }, frame(frames[0], job.title), actions(frames[0])));
+      return fill(shown.element, h("div", { class: "result-of" }, frame(frames[0], titleOf(job)), actions(frames[0])));
     const film = filmOf(frames, job.request?.fps ?? form.fps);
     stopFilm = film.stop;
     const save = whole

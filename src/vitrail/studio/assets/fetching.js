@@ -1,0 +1,68 @@
+// Models on their way here: how far they are, and a notice that fetches one where it is missed.
+import * as api from "./api.js";
+import { fill, h } from "./dom.js";
+import { size, t } from "./i18n.js";
+import { icon } from "./icons.js";
+import { forgetModels } from "./shelf.js";
+
+export const POLL_MS = 1200;
+
+/** How much of a model is here, while it is fetched. */
+export const pulled = ({ name, fetching: { done, total } }) =>
+  h(
+    "div",
+    { style: "flex:1" },
+    h("progress", { max: total || 1, ...(done && { value: done }), "aria-label": name }),
+    h("small", {}, t("fetching", { done: size(done), all: size(total) })),
+  );
+
+/** What says that `model` of the catalogue is missing, and fetches it; `arrived()` is called once it is here. */
+export function missing(model, arrived) {
+  const element = h("div", { class: "notice" });
+  let timer = null,
+    over = false;
+  const draw = (now, error = now.fetching?.error) =>
+    fill(
+      element,
+      h("span", {}, t("needsModel", { name: model.name })),
+      now.fetching?.running
+        ? pulled(now)
+        : h(
+            "button",
+            { type: "button", class: "fetch", onclick: start },
+            icon("download"),
+            `${t("fetch")} (${size(model.size)})`,
+          ),
+      error ? h("small", { class: "bad", role: "alert" }, error) : null,
+      h("small", {}, `${t("licence")}: ${model.licence} · `, h("a", { href: `#models/${model.name}` }, t("toModels"))),
+    );
+  const look = async () => {
+    const now = (await api.models()).find((one) => one.name === model.name);
+    if (over) return;
+    if (now?.here) {
+      forgetModels();
+      arrived();
+      return;
+    }
+    draw(now ?? model);
+    if (now?.fetching?.running) timer = setTimeout(() => told(look), POLL_MS);
+  };
+  // What goes wrong stands beside the button that can be pressed again.
+  const told = (work) => work().catch((error) => over || draw({ ...model, fetching: null }, error.message));
+  function start() {
+    draw({ ...model, fetching: { running: true, done: 0, total: model.size } });
+    told(async () => {
+      await api.pullModel(model.name);
+      await look();
+    });
+  }
+  draw(model);
+  told(look); // the list that `model` is of may be older than the fetching
+  return {
+    element,
+    stop: () => {
+      over = true;
+      clearTimeout(timer);
+    },
+  };
+}
