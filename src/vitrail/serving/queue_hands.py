@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -218,8 +219,9 @@ def _listen(line: Line, orders: _Orders) -> None:
 def _beat(line: Line, busy: threading.Event) -> None:
     try:
         while busy.wait():
-            line.send({"tell": "alive"})
-            threading.Event().wait(BEAT)
+            time.sleep(BEAT)
+            if busy.is_set():
+                line.send({"tell": "alive"})
     except EOFError:
         os._exit(0)
 
