@@ -258,6 +258,8 @@ the hub cannot be reached for {file}: {reason}; {n#} bytes are kept, run it agai
     {name} 不适用于编码模型 {model}；请去掉
 control {text} cannot be read; write for instance {example}
     无法读取 control {text}；例如 {example}
+model {name} draws {size}; what is new was drawn at {used} and enlarged
+    模型 {name} 的原生尺寸为 {size}；新内容以 {used} 绘制后放大
 model {name} draws codes; this needs a diffusion model, such as --model default
     模型 {name} 是编码模型；这里需要扩散模型，例如 --model default
 schedule {name} is not for model {model}; use one of {all}

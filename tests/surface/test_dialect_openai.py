@@ -142,6 +142,29 @@ def test_variations(client: Any) -> None:
     assert [picture(one.b64_json).size for one in made.data] == [(256, 256)] * 2
 
 
+def test_large_pictures_do_not_keep_their_client_waiting(client: Any) -> None:
+    # 64 pixels a side are the token model's own; through its windows 1,024 would take a quarter of an hour.
+    source = Image.new("RGB", (1024, 768), (200, 30, 30))
+    ImageDraw.Draw(source).ellipse((200, 200, 800, 700), fill=(30, 30, 200))
+    quick = client.with_options(timeout=60)
+    with pytest.warns(DeprecationWarning, match="deprecated"):
+        made = quick.images.create_variation(image=file(source), n=2)
+    assert [picture(one.b64_json).size for one in made.data] == [(1024, 768)] * 2
+    assert made.size == "1024x768"
+    first = pixels(picture(made.data[0].b64_json))
+    assert np.abs(first - pixels(source)).mean() < 60, "it is still about the same picture"
+    mask = Image.new("RGBA", source.size, (0, 0, 0, 255))
+    ImageDraw.Draw(mask).rectangle((0, 0, 511, 767), fill=(0, 0, 0, 0))
+    over = quick.images.edit(
+        model="vqgan", image=file(source), mask=file(mask, "mask.png"), prompt="a red apple", n=2
+    )
+    for one in over.data:
+        change = np.abs(pixels(picture(one.b64_json)) - pixels(source)).max(axis=2)
+        assert change.shape == (768, 1024)
+        assert change[:, 530:].max() == 0, "what is opaque is kept to the bit"
+        assert change[:, :480].mean() > 2
+
+
 def test_models(client: Any) -> None:
     assert {"default", "tiny", "vqgan"} <= {model.id for model in client.models.list()}
     assert client.models.retrieve("tiny").id == "tiny"

@@ -24,6 +24,7 @@ from vitrail.codes_schema import (
 from vitrail.errors import ArtifactError, CancelledError, DataError, InputError
 from vitrail.images import to_pil, to_tensor
 from vitrail.request_fields import FileRef
+from vitrail.samplers.tokens import windowed, windows_read
 from vitrail.schema import Done, ImageRecord, PictureDone, Progress
 from vitrail.store import vtl
 from vitrail.tasks import compress as compressing
@@ -34,7 +35,7 @@ from vitrail.tasks.context import Context
 from vitrail.tasks.core import TASKS, Loader
 from vitrail.tasks.inpaint import filled, soft_edge
 from vitrail.tasks.prior_coding import load_prior_coder, order_of
-from vitrail.tasks.priors import load_prior, read_words
+from vitrail.tasks.priors import load_prior, read_words, room
 from vitrail.tasks.token_generation import conditions_of
 from vitrail.tasks.tokenizers import decode_codes, encode_pixels, load_tokenizer
 from vitrail.tasks.vary import forgotten
@@ -320,6 +321,53 @@ def test_variations_keep_the_codes_that_are_not_forgotten(
     assert told[-1].step == told[-1].steps
     again, _ = run(VaryRequest(**given, seed=6), Loader(), Context())
     assert np.array_equal(pixels(made[1]), pixels(again[0]))  # a picture depends on its own seed alone
+
+
+def test_a_large_picture_is_drawn_in_at_a_size_that_the_prior_sees(
+    loader: Loader, context: Context, tiny_prior: Path
+) -> None:
+    prior = load_prior(loader, str(tiny_prior))
+    side = prior.model.size[0]
+
+    def all_codes(width: int, height: int) -> Tensor:
+        return torch.ones(-(-height // 8), -(-width // 8), dtype=torch.bool)
+
+    for same in ((1, 1), (side, side), (2 * side, 2 * side), (5 * side, side)):
+        assert room(prior, all_codes, same) == same
+    width, height = room(prior, all_codes, (20 * side, 10 * side))
+    assert 1.9 < width / height < 2.1
+    assert width * height < 9 * side * side
+    large, given = picture(20 * side, 10 * side), {"steps": 2, "seed": 3, "model": str(tiny_prior)}
+    [varied], done = run(VaryRequest(picture=png(large), **given), loader, context)
+    assert varied.picture.size == large.size
+    assert f"drawn at {width}x{height} and enlarged" in done.hints[0]
+    mask = Image.new("L", large.size)
+    mask.paste(255, (0, 0, 10 * side, 10 * side))
+    painted, done = run(InpaintRequest(picture=png(large), mask=png(mask), **given), loader, context)
+    assert "and enlarged" in done.hints[0]
+    kept = np.asarray(large).astype(int)
+    assert np.array_equal(pixels(painted[0])[:, 10 * side + 5 :], kept[:, 10 * side + 5 :])
+    small = Image.new("L", large.size)
+    small.paste(255, (8, 8, 24, 24))
+    _, done = run(InpaintRequest(picture=png(large), mask=png(small), **given), loader, context)
+    assert done.hints == (), "a small hole in a large picture is painted at the picture's own size"
+
+
+def test_windows_that_know_everything_are_not_read_and_change_nothing() -> None:
+    read: list[int] = []
+
+    def model(codes: Tensor) -> Tensor:
+        read.append(1)
+        return (codes[..., None] * torch.arange(5.0)).sin() + codes.float().mean((1, 2))[:, None, None, None]
+
+    known = torch.arange(144).reshape(1, 12, 12) % 5
+    known[0, 1, 1] = known[0, 2, 4] = -1
+    told = windowed(model, 4, 4)(known)
+    assert len(read) == windows_read(known[0] == -1, 4, 4) == 5
+    known[0, 11] = -1  # more windows are read; those that saw the two places say the same of them
+    again = windowed(model, 4, 4)(known)
+    assert torch.equal(told[0, 1, 1], again[0, 1, 1])
+    assert torch.equal(told[0, 2, 4], again[0, 2, 4])
 
 
 def test_nothing_forgotten_is_the_reconstruction(loader: Loader, context: Context, tiny_prior: Path) -> None:

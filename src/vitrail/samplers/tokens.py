@@ -30,6 +30,7 @@ __all__ = [
     "sample_autoregressive",
     "sample_maskgit",
     "windowed",
+    "windows_read",
 ]
 
 UNKNOWN = -1
@@ -258,7 +259,8 @@ def windowed(model: MaskedModel, rows: int, columns: int) -> MaskedModel:
 
     The picture is covered by windows that overlap by at least a half, and the probabilities of a place are
     averaged in the logarithm over the windows that see it (MultiDiffusion's rule, arXiv:2302.08113, for
-    codes). Pictures of just that size go through unchanged; smaller ones raise :class:`InputError`.
+    codes). A window without an unknown code is not read; places that only such windows see get zeros, which
+    nobody asks for. Pictures of just that size go through unchanged; smaller ones raise :class:`InputError`.
     """
 
     def read(codes: Tensor) -> Tensor:
@@ -275,15 +277,28 @@ def windowed(model: MaskedModel, rows: int, columns: int) -> MaskedModel:
         for top in _starts(height, rows):
             for left in _starts(width, columns):
                 part = (slice(None), slice(top, top + rows), slice(left, left + columns))
+                if not bool((codes[part] == UNKNOWN).any()):
+                    continue  # nobody asks what stands where everything is known
                 told = model(codes[part]).log_softmax(-1)
                 if total is None:
                     total = told.new_zeros(*codes.shape, told.shape[-1])
                 total[part] += told
                 seen[part[1:]] += 1
-        assert total is not None
-        return total / seen
+        if total is None:
+            raise InputError("every code is known already; there is nothing to draw")
+        return total / seen.clamp_min(1)
 
     return read
+
+
+def windows_read(unknown: Tensor, rows: int, columns: int) -> int:
+    """How many windows of ``rows`` x ``columns`` a pass reads for the places of ``unknown`` (H, W)."""
+    height, width = max(rows, unknown.shape[0]), max(columns, unknown.shape[1])
+    return sum(
+        bool(unknown[top : top + rows, left : left + columns].any())
+        for top in _starts(height, rows)
+        for left in _starts(width, columns)
+    )
 
 
 def _starts(length: int, window: int) -> list[int]:

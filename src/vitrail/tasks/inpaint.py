@@ -31,7 +31,7 @@ from vitrail.tasks.loading import Loader
 from vitrail.tasks.masks import filled, read_mask
 from vitrail.tasks.opening import draws_pixels, open_diffusion
 from vitrail.tasks.pixel_model import PixelModel
-from vitrail.tasks.priors import draw_codes, load_prior, read_words
+from vitrail.tasks.priors import draw_codes, load_prior, read_words, room, shrunk_hint
 from vitrail.tasks.reconstruct import open_picture
 from vitrail.tasks.records import record_of
 from vitrail.tasks.tokenizers import decode_codes, encode_pixels, grid_of
@@ -70,17 +70,20 @@ def inpaint(request: InpaintRequest, loader: Loader, context: Context) -> Iterat
         words = read_words(prior, resolved.prompt, resolved.style)
     pixels, soft, hints = _canvas(request)
     mask = soft >= 0.5
-    hints = (*hints, *words.hints)
     height, width = mask.shape
     patch = prior.tokenizer.patch
-    rows, columns = grid_of(prior.tokenizer, width, height)
+
+    def masked(width: int, height: int) -> Tensor:
+        small = functional.adaptive_max_pool2d(mask[None, None].float(), (height, width))
+        rows, columns = grid_of(prior.tokenizer, width, height)
+        wide = functional.pad(small, (0, columns * patch - width, 0, rows * patch - height))
+        return functional.max_pool2d(wide, patch)[0, 0] > 0
+
+    size = room(prior, masked, (width, height))
+    hints = (*hints, *shrunk_hint(prior, size, (width, height)), *words.hints)
     with context.timed("encode"):
-        codes = encode_pixels(prior.tokenizer, filled(pixels, mask), context)
-        wide = functional.pad(
-            mask[None, None].float(), (0, columns * patch - width, 0, rows * patch - height)
-        )
-        unknown = functional.max_pool2d(wide, patch)[0, 0] > 0
-        known = codes.masked_fill(unknown, UNKNOWN)
+        ground = _scaled(filled(pixels, mask), size)
+        known = encode_pixels(prior.tokenizer, ground, context).masked_fill(masked(*size), UNKNOWN)
     alpha = soft_edge(mask, resolved.feather)
     for index in range(resolved.n):
 
@@ -101,7 +104,7 @@ def inpaint(request: InpaintRequest, loader: Loader, context: Context) -> Iterat
                 report=report,
             )
         with context.timed("decode"):
-            painted = decode_codes(prior.tokenizer, drawn, context, (width, height))
+            painted = _scaled(decode_codes(prior.tokenizer, drawn, context, size), (width, height))
         record = record_of(
             resolved,
             index,
@@ -114,6 +117,14 @@ def inpaint(request: InpaintRequest, loader: Loader, context: Context) -> Iterat
         # torch.lerp is exact at both ends: known pixels come back as they were.
         yield PictureDone(index=index, record=record, picture=to_pil(torch.lerp(pixels, painted, alpha))[0])
     yield Done(seconds=time.monotonic() - started, hints=hints)
+
+
+def _scaled(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """``pixels`` (3, H, W) in [-1, 1] at ``size`` (width, height)."""
+    if (pixels.shape[2], pixels.shape[1]) == size:
+        return pixels
+    scaled = functional.interpolate(pixels[None], size[::-1], mode="bicubic", antialias=True)
+    return scaled[0].clamp(-1.0, 1.0)
 
 
 def _from_noise(request: InpaintRequest, loader: Loader, context: Context, started: float) -> Iterator[Event]:

@@ -15,7 +15,7 @@ from vitrail.models.lexicon import translate
 from vitrail.models.prompt_hints import hint
 from vitrail.models.token_readers import CachedReader, MaskedReader
 from vitrail.runtime import cpu_generator
-from vitrail.samplers.tokens import UNKNOWN, sample_autoregressive, sample_maskgit, windowed
+from vitrail.samplers.tokens import UNKNOWN, sample_autoregressive, sample_maskgit, windowed, windows_read
 from vitrail.store import artifacts
 from vitrail.tasks.codes_before import codes_before
 from vitrail.tasks.context import Context
@@ -24,7 +24,12 @@ from vitrail.tasks.reading import MAX_UNDERSTOOD, Reading, style_number
 from vitrail.tasks.token_generation import MAX_DRAWN_CODES, conditions_of
 from vitrail.tasks.tokenizers import TokenizerModel, load_tokenizer
 
-__all__ = ["PriorModel", "draw_codes", "find_prior", "load_prior", "read_words"]
+__all__ = ["PriorModel", "draw_codes", "find_prior", "load_prior", "read_words", "room", "shrunk_hint"]
+
+MAX_WINDOWS = 16
+"""Most windows that a pass over a picture reads. A model that sees a few dozen codes at once would take
+minutes over a photograph, and its windows know nothing of each other: a smaller picture is drawn sooner and
+better."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,31 @@ def read_words(prior: PriorModel, prompt: str, style: str | None) -> Reading:
         understood_as=None if wanted.english.split() == prompt.split() else wanted.english[:MAX_UNDERSTOOD],
         hints=tuple(line[:200] for line in hints[:8]),
     )
+
+
+def room(prior: PriorModel, unknown: Callable[[int, int], Tensor], size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (width, height) in pixels at which a picture of ``size`` is drawn in.
+
+    That is ``size`` where a pass reads :data:`MAX_WINDOWS` windows at most, else a smaller one of its shape.
+    ``unknown``: of a width and height, which codes (rows, columns) are drawn. Models that draw one code after
+    the other, whose window slides, take any size.
+    """
+    config = prior.model.network.config
+    (width, height), scale = size, 1.0
+    while config.mode == "masked" and scale > 1 / 256:
+        if windows_read(unknown(width, height), config.rows, config.columns) <= MAX_WINDOWS:
+            break
+        scale *= 0.9
+        width, height = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return width, height
+
+
+def shrunk_hint(prior: PriorModel, size: tuple[int, int], wanted: tuple[int, int]) -> tuple[str, ...]:
+    """What a person is told of a picture of ``wanted`` pixels that is drawn at ``size``; () if they agree."""
+    if size == wanted:
+        return ()
+    own, used = prior.model.size, f"{size[0]}x{size[1]}"
+    return (f"model {prior.name} draws {own[0]}x{own[1]}; what is new was drawn at {used} and enlarged",)
 
 
 def draw_codes(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,11 +32,11 @@ from vitrail.tasks.context import Context
 from vitrail.tasks.image_to_image import edit
 from vitrail.tasks.loading import Loader
 from vitrail.tasks.opening import draws_pixels
-from vitrail.tasks.priors import draw_codes, load_prior, read_words
+from vitrail.tasks.priors import draw_codes, load_prior, read_words, room, shrunk_hint
 from vitrail.tasks.reconstruct import open_picture
 from vitrail.tasks.records import record_of
 from vitrail.tasks.text_to_image import text_to_image
-from vitrail.tasks.tokenizers import decode_codes, encode_pixels
+from vitrail.tasks.tokenizers import decode_codes, encode_pixels, grid_of
 
 __all__ = ["forgotten", "vary"]
 
@@ -58,6 +59,14 @@ def vary(request: VaryRequest, loader: Loader, context: Context) -> Iterator[Eve
     with torch.inference_mode(), context.timed("text"):
         words = read_words(prior, resolved.prompt, resolved.style)
     picture = open_picture(request.picture)
+    whole = picture.size
+
+    def all_codes(width: int, height: int) -> Tensor:
+        return torch.ones(grid_of(prior.tokenizer, width, height), dtype=torch.bool)
+
+    if resolved.amount > 0.0:
+        picture = _at(picture, room(prior, all_codes, whole))
+    hints = (*shrunk_hint(prior, picture.size, whole), *words.hints)
     with context.timed("encode"):
         codes = encode_pixels(prior.tokenizer, to_tensor([picture])[0], context)
     for index in range(resolved.n):
@@ -89,10 +98,14 @@ def vary(request: VaryRequest, loader: Loader, context: Context) -> Iterator[Eve
             model_name=prior.name,
             model_sha256=prior.sha256,
             understood_as=words.understood_as,
-            hints=words.hints,
+            hints=hints,
         )
-        yield PictureDone(index=index, record=record, picture=to_pil(pixels)[0])
-    yield Done(seconds=time.monotonic() - started, hints=words.hints)
+        yield PictureDone(index=index, record=record, picture=_at(to_pil(pixels)[0], whole))
+    yield Done(seconds=time.monotonic() - started, hints=hints)
+
+
+def _at(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _from_noise(request: VaryRequest, loader: Loader, context: Context) -> Iterator[Event]:

@@ -26,7 +26,16 @@ from vitrail.edit_schema import EditRequest
 from vitrail.errors import InputError
 from vitrail.request_fields import FileRef, Model
 from vitrail.schema import TextToImageRequest
-from vitrail.serving.dialects.common import JobFailedError, Kitchen, Sized, opened, png_file, sized, sizes_of
+from vitrail.serving.dialects.common import (
+    LARGEST,
+    JobFailedError,
+    Kitchen,
+    Sized,
+    opened,
+    png_file,
+    sized,
+    sizes_of,
+)
 from vitrail.serving.http_errors import documented, error_answer, refusal_of
 from vitrail.serving.http_jobs import SSE_HEADERS
 from vitrail.serving.http_models import DIFFUSION_KINDS, ModelInfo, Shelf
@@ -182,9 +191,9 @@ def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Stre
             body = _parsed(Variation, _fields(form))
             pictures = await _uploads(form, "image")
         model = await run_in_threadpool(_model, shelf, body.model or TOKEN_MODEL, TOKEN_MODEL)
-        picture = await run_in_threadpool(_one, pictures)
+        picture, own = await run_in_threadpool(_seen, _one(pictures), model)
         values = {"picture": picture, "n": body.n or 1, "model": model.name}
-        size = _asked(body.size)
+        size = _asked(body.size) or own
         wanted = _parsed(VaryRequest, values)
         return await _serve(kitchen, _Order(wanted, size, body, "image_generation", _address(request)))
 
@@ -332,6 +341,23 @@ def _edit(
     if size is not None:
         values |= {"width": size[0], "height": size[1]}
     return _parsed(EditRequest, values), size
+
+
+def _seen(picture: FileRef, model: ModelInfo) -> tuple[FileRef, tuple[int, int] | None]:
+    """``picture`` as ``model`` is shown it, and the size of the answer where nobody asks for one.
+
+    A model that draws codes reads a large picture window by window, while its client waits: it is given one
+    that is no larger than those that it draws, and what it makes is enlarged to the size that was sent.
+    """
+    if model.kind in DIFFUSION_KINDS or model.width is None or model.height is None:
+        return picture, None
+    image = opened(picture.data)
+    if image.width <= model.width and image.height <= model.height:
+        return picture, None
+    most = LARGEST / max(image.size)
+    own = image.size if most >= 1.0 else (round(image.width * most) or 1, round(image.height * most) or 1)
+    small = ImageOps.contain(image.convert("RGB"), (model.width, model.height), Image.Resampling.LANCZOS)
+    return file_of(png_file(small), picture.name), own
 
 
 def _painted(mask: Image.Image, image: Image.Image) -> FileRef:
