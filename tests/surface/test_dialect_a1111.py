@@ -86,6 +86,16 @@ def test_the_shipped_model_serves_the_sizes_that_clients_ask_for(api: Any) -> No
         assert result.info["width"] == size[0]
 
 
+def test_hires_with_the_clients_defaults_is_quick(api: Any) -> None:
+    began = time.monotonic()
+    result = api.txt2img(prompt="a red apple", seed=3, enable_hr=True)  # 20 steps, 512 pixels, twice enlarged
+    assert time.monotonic() - began < 60  # a second pass in tiles would take minutes
+    assert result.image.size == (1024, 1024)
+    assert plain(result.image).std() > 5
+    assert "without a second pass" in result.info["extra_generation_params"]["Hires fix"]
+    assert api.txt2img(prompt="a", steps=2, width=128, height=128).info["extra_generation_params"] == {}
+
+
 def test_img2img_and_its_mask(api: Any) -> None:
     source = Image.new("RGB", (64, 64), (200, 30, 30))
     common = {"prompt": "a blue heart", "width": 64, "height": 64, "seed": 1, "override_settings": TINY}
@@ -297,6 +307,9 @@ def test_what_a_request_becomes() -> None:
     assert random.seed is random.subseed is None
     sized = Txt2Img(prompt="x", enable_hr=True, hr_resize_x=1024)
     assert from_words(sized, STABLE)[0].hires_scale == 2.0
+    twice, size = from_words(Txt2Img(prompt="x", enable_hr=True, hr_second_pass_steps=9), DEFAULT)
+    assert (twice.hires_scale, twice.hires_strength, twice.hires_steps) == (4.0, 0.0, None)
+    assert size.size == (1024, 1024)
     small, size = from_words(Txt2Img(prompt="x", width=512, height=512), DEFAULT)
     assert (small.width, small.height, small.hires_scale, small.hires_strength) == (128, 128, 4.0, 0.0)
     assert size.size == (512, 512)

@@ -294,7 +294,7 @@ async def _made(desk: _Desk, job: Job, body: Txt2Img, size: Sized) -> Pictures:
         "seed_resize_from_w": -1,
         "seed_resize_from_h": -1,
         "denoising_strength": body.denoising_strength,
-        "extra_generation_params": {},
+        "extra_generation_params": _not_done(body, first.request if first else None),
         "index_of_first_image": 0,
         "infotexts": [to_a1111(settings_of(record)) for record in ordered],
         "styles": body.styles or [],
@@ -420,6 +420,13 @@ def _lists(shelf: Shelf) -> APIRouter:
         return {"ram": {}, "cuda": {}}
 
     return router
+
+
+def _not_done(body: Txt2Img, drawn: Model | None) -> dict[str, str]:
+    """What a client is told of a second pass that it asked for and that the model does without."""
+    if not body.enable_hr or drawn is None or getattr(drawn, "hires_strength", None):
+        return {}
+    return {"Hires fix": "enlarged by the model's own upsampler, without a second pass"}
 
 
 def _title(info: ModelInfo) -> str:

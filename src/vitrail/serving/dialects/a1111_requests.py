@@ -125,7 +125,7 @@ def from_words(body: Txt2Img, model: ModelInfo) -> tuple[TextToImageRequest, Siz
     size = sized(model, body.width, body.height, larger=larger, strength=strength)
     if body.enable_hr and model.kind in DIFFUSION_KINDS:
         more["hires_upscaler"] = upscaler_of(body.hr_upscaler)
-        more["hires_steps"] = body.hr_second_pass_steps or None
+        more["hires_steps"] = (body.hr_second_pass_steps or None) if model.kind == CHECKPOINT else None
     if body.subseed_strength and model.kind in DIFFUSION_KINDS:
         more["subseed_strength"] = body.subseed_strength
         more["subseed"] = None if body.subseed < 0 else body.subseed

@@ -20,7 +20,7 @@ from vitrail.serving.http_wire import MAX_PIXELS
 from vitrail.serving.jobs import Job, JobEngine, JobPicture
 from vitrail.store.gallery import Gallery
 
-__all__ = ["JobFailedError", "Kitchen", "Sized", "opened", "png_file", "sized", "sizes_of"]
+__all__ = ["LARGEST", "JobFailedError", "Kitchen", "Sized", "opened", "png_file", "sized", "sizes_of"]
 
 LARGEST, SMALLEST = 4096, 16
 MOST_HIRES = 4.0
@@ -54,9 +54,10 @@ def sized(
 ) -> Sized:
     """Return how a picture of ``width`` x ``height`` pixels, made ``larger``, is asked of ``model``.
 
-    ``strength``: how much a second pass may change of what is enlarged; None where there is none to be. The
-    shipped model draws 128 pixels a side, which its own upsampler enlarges up to four times more; Stable
-    Diffusion draws what it is asked for.
+    ``strength``: how much a second pass of Stable Diffusion may change of what is enlarged; None where there
+    is none to be. Stable Diffusion draws what it is asked for. A model that draws pixels, as the shipped one
+    with its 128 a side, is enlarged by its own upsampler, up to four times, and has no second pass: that
+    would draw dozens of tiles, each as long as a picture, and add nothing that it knows.
     """
     sizes_of(width, height)
     size = round(width * larger), round(height * larger)
@@ -79,7 +80,7 @@ def sized(
         settings = {"width": _cells(width * share), "height": _cells(height * share), "tile": True}
     scale = min(MOST_HIRES, short * larger / least)
     if scale > 1.0:
-        settings |= {"hires_scale": scale, "hires_strength": strength or 0.0}
+        settings |= {"hires_scale": scale, "hires_strength": 0.0}
     return Sized(settings, size)
 
 
