@@ -189,7 +189,7 @@ def test_every_answer_says_how_it_may_be_shown(server: Served, routes: list[tupl
         assert answer.headers.get("access-control-allow-origin") is None
         kind = answer.headers.get("content-type", "")
         assert "svg" not in kind or path.startswith("/studio/")
-        assert "html" not in kind or path == "/", (path, kind)
+        assert "html" not in kind or path in ("/", "/docs"), (path, kind)
 
 
 def test_a_page_that_is_allowed_may_ask(tmp_path: Path) -> None:

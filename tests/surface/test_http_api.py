@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import html
 import io
 import json
+import re
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -294,3 +298,51 @@ def test_a_watcher_more_than_there_may_be_is_told_to_wait(tmp_path: Path) -> Non
 
         with pytest.raises(QueueFullError):
             asyncio.run(ask())
+
+
+def test_the_page_shows_every_route_in_both_languages_and_nothing_foreign(tmp_path: Path) -> None:
+    with Served(tmp_path) as server:
+        document = server.http.get("/openapi.json").json()
+        pages = {}
+        for path, language in (("/", "en"), ("/docs", "de"), ("/docs", "zh-CN,zh;q=0.9")):
+            answer = server.http.get(path, headers={"Accept-Language": language})
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+            policy = answer.headers["content-security-policy"]
+            style = re.findall("<style>(.*?)</style>", answer.text, re.DOTALL)
+            digest = base64.b64encode(hashlib.sha256(style[0].encode()).digest()).decode()
+            assert len(style) == 1
+            assert f"style-src 'sha256-{digest}'" in policy
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            for word in ("<script", "javascript:", " style=", " on", " src="):
+                assert not re.search(f"<[^>]*{word}" if word[0] == " " else word, answer.text), word
+            addresses = re.findall(r"https?://[^/\s<\"']+", answer.text)
+            assert set(addresses) == {server.url}
+            pages[path, language[:2]] = answer.text
+        assert pages["/", "en"] == pages["/docs", "de"]
+        chinese = pages["/docs", "zh"]
+        for path, item in document["paths"].items():
+            for method in item:
+                assert f"<b>{method.upper()}</b> {path}</h3>" in pages["/", "en"], (method, path)
+                said = chinese.split(f"<b>{method.upper()}</b> {path}</h3><p>")[1].split("</p>")[0]
+                assert any("一" <= letter <= "鿿" for letter in said), (method, path, said)
+
+
+def test_the_pages_examples_are_served(tmp_path: Path) -> None:
+    with Served(tmp_path) as server:
+        page = server.http.get("/docs").text
+        lines = [html.unescape(line) for line in re.findall("<pre><code>(.*?)</code></pre>", page, re.DOTALL)]
+        tried = 0
+        for line in lines:
+            words = shlex.split(line)
+            if "/api/" not in line or "ID" in line or words[:2] != ["curl", "-s"]:
+                continue
+            assert words[2].startswith(server.url)
+            if "-d" not in words:
+                assert server.http.get(words[2]).status_code == 200, line
+            else:
+                body = words[words.index("-d") + 1].encode()
+                kind = {"Content-Type": "application/json"}
+                assert server.http.post(words[2], content=body, headers=kind).status_code == 202, line
+            tried += 1
+        assert tried >= 4

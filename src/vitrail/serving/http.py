@@ -24,6 +24,7 @@ from vitrail.serving.http_hosts import LOOPBACK, check_bind, host_names
 from vitrail.serving.http_jobs import job_router
 from vitrail.serving.http_metrics import Metrics, status_router
 from vitrail.serving.http_models import Shelf
+from vitrail.serving.http_page import add_page
 from vitrail.serving.http_pictures import model_router, picture_router
 from vitrail.serving.http_stream import Streams
 from vitrail.serving.http_wire import schema
@@ -90,7 +91,7 @@ def make_app(
         title="vitrail",
         version=vitrail.__version__,
         description=ABOUT,
-        docs_url=None,  # their pages fetch scripts from elsewhere
+        docs_url=None,  # their pages fetch scripts from elsewhere; http_page makes one of our own
         redoc_url=None,
         lifespan=lifespan,
         separate_input_output_schemas=False,
@@ -105,6 +106,7 @@ def make_app(
     app.include_router(a1111.make_router(engine, gallery, shelf, streams))
     app.include_router(openai.make_router(engine, gallery, shelf, streams))
     _describe(app)
+    add_page(app)
     allowed = frozenset(origin.rstrip("/") for origin in origins)
     inner: ASGIApp = metrics.around(app)
     if allowed:
