@@ -255,9 +255,36 @@ def test_health_readiness_and_figures(tmp_path: Path, monkeypatch: pytest.Monkey
         def gone(*_: object, **__: object) -> None:
             raise StorageError("the database refused")
 
+        for state in ("cancelled", "failed", "succeeded"):
+            assert f'vitrail_jobs_ended_total{{state="{state}"}} 0.0' in text
+        first = http.get("/api/jobs").json()["jobs"][0]["id"]
+        http.post(f"/api/jobs/{first}/cancel", json={})
+        text = http.get("/metrics").text
+        assert 'vitrail_jobs{state="queued"} 2.0' in text
+        assert 'vitrail_jobs_ended_total{state="cancelled"} 1.0' in text
         monkeypatch.setattr(server.engine, "jobs", gone)
         assert http.get("/ready").status_code == 503
         assert http.get("/health").status_code == 200
+
+
+def test_figures_are_read_from_an_index_alone(tmp_path: Path) -> None:
+    with Served(tmp_path) as server, server.engine.database.read() as connection:
+        plan = "EXPLAIN QUERY PLAN SELECT state, count(*) FROM jobs GROUP BY state"
+        rows = connection.exec_driver_sql(plan).all()
+        assert [row[-1] for row in rows] == ["SCAN jobs USING COVERING INDEX jobs_waiting"]
+
+
+def test_a_server_whose_workers_are_dead_is_not_ready(tmp_path: Path) -> None:
+    with Served(tmp_path, engine={"workers": 1, "started": False}) as server:
+        answer = server.http.get("/ready")
+        assert answer.status_code == 503
+        assert "no worker lives" in answer.json()["error"]["message"]
+        assert server.http.get("/health").status_code == 200
+        server.engine.start()
+        until = time.monotonic() + 60
+        while server.http.get("/ready").status_code != 200:
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 def test_messages_are_chinese_where_they_are_asked_for(tmp_path: Path) -> None:

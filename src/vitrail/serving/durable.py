@@ -196,9 +196,18 @@ class DurableEngine:
         """As :meth:`vitrail.serving.jobs.JobEngine.move`."""
         return self._store.move(id, before)
 
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state, wherever they were asked for."""
+        return self._store.counts()
+
     def workers(self) -> int:
         """How many workers live, wherever they are."""
         return self._store.workers()
+
+    @property
+    def beside(self) -> int:
+        """How many workers this engine keeps beside itself."""
+        return len(self._workers)
 
     def close(self) -> None:
         """End the workers beside this engine; what they were doing waits again. Ends all event streams."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,13 +18,12 @@ from vitrail.errors import VitrailError
 from vitrail.request_fields import Model
 from vitrail.serving.http_errors import ErrorAnswer, Refusal, error_answer
 from vitrail.serving.http_stream import Streams
-from vitrail.serving.jobs import JobEngine, State
+from vitrail.serving.jobs import TERMINAL, JobEngine
 from vitrail.store.gallery import Gallery
 
 __all__ = ["Metrics", "status_router"]
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-_COUNTED = 1000  # jobs of a state that are counted; more than that is "many"
 
 
 class Health(Model):
@@ -40,15 +39,21 @@ class _Live(Collector):
     def __init__(self, engine: JobEngine, gallery: Gallery, streams: Streams) -> None:
         self._engine, self._gallery, self._streams = engine, gallery, streams
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yield them; those of a database that does not answer are left out."""
-        states: tuple[State, ...] = ("queued", "running")
         try:
+            counts = self._counts()
             jobs = GaugeMetricFamily("vitrail_jobs", "Jobs that have not ended, by state.", labels=["state"])
-            for state in states:
-                found = self._engine.jobs(states=frozenset({state}), limit=_COUNTED)
-                jobs.add_metric([state], len(found))
+            for state in ("queued", "running"):
+                jobs.add_metric([state], counts.get(state, 0))
             yield jobs
+            # Kept in the database: it neither falls back at a restart nor counts what this server did alone.
+            ended = CounterMetricFamily(
+                "vitrail_jobs_ended", "Jobs that have ended, by state, of the whole queue.", labels=["state"]
+            )
+            for state in sorted(TERMINAL):
+                ended.add_metric([state], counts.get(state, 0))
+            yield ended
             pictures = self._gallery.count()
             yield GaugeMetricFamily("vitrail_pictures", "Pictures in the gallery.", value=pictures)
             workers: Any = getattr(self._engine, "workers", None)
@@ -57,6 +62,10 @@ class _Live(Collector):
         except VitrailError:
             pass
         yield GaugeMetricFamily("vitrail_streams", "Clients that follow jobs.", value=self._streams.open)
+
+    def _counts(self) -> dict[str, int]:
+        counts: Callable[[], dict[str, int]] | None = getattr(self._engine, "counts", None)
+        return {} if counts is None else counts()
 
 
 class Metrics:
@@ -111,10 +120,15 @@ def status_router(engine: JobEngine, gallery: Gallery, metrics: Metrics) -> APIR
 
     @router.get("/ready", response_model=Health, responses={503: {"model": ErrorAnswer}})
     def ready() -> Any:
-        """Whether the queue and the gallery answer."""
+        """Whether the queue and the gallery answer, and a worker lives where this server keeps any."""
         try:
             engine.jobs(limit=1)
             gallery.count()
+            workers: Any = getattr(engine, "workers", None)
+            if getattr(engine, "beside", 0) and not workers():
+                return error_answer(
+                    "", Refusal(503, "NotReady", "no worker lives yet; ask again in a moment")
+                )
         except VitrailError:
             return error_answer("", Refusal(503, "NotReady", "the database does not answer"))
         return Health(status="ready", version=vitrail.__version__)

@@ -71,7 +71,7 @@ _CHINESE = {
     "POST /api/pictures/{id}/favourite": "收藏图片，或取消收藏。",
     "GET /api/models": "本机可在请求中使用的模型。",
     "GET /health": "进程是否有响应。",
-    "GET /ready": "队列、图库与工作进程是否就绪。",
+    "GET /ready": "队列与图库是否就绪；自带工作进程时，是否有进程存活。",
     "GET /metrics": "请求、队列、图片与进程的指标（Prometheus 格式）。",
     "POST /sdapi/v1/txt2img": "由文字生成图片。",
     "POST /sdapi/v1/img2img": "在图片上重画，或只重画蒙版白色部分。",
