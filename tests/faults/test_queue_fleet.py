@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import light_hands
 import pytest
@@ -23,13 +23,17 @@ from vitrail.schema import TextToImageRequest
 from vitrail.serving.durable import DurableEngine
 from vitrail.serving.jobs import TERMINAL, Job
 from vitrail.serving.processes import Identity
-from vitrail.serving.queue_claims import Claims, take_back_lost
+from vitrail.serving.queue_claims import Claim, Claims, take_back_lost
+from vitrail.serving.queue_hands import Assignment, Tell
 from vitrail.serving.queue_tables import JOBS, WORKERS
-from vitrail.serving.queue_worker import WorkerSettings
+from vitrail.serving.queue_worker import Worker, WorkerSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from postgres import postgres_server, postgres_url
+
+if TYPE_CHECKING:
+    from postgres import PostgresServer
 
 __all__ = ["postgres_server", "postgres_url"]
 
@@ -39,9 +43,9 @@ WAIT = 120.0
 class Fleet:
     """A front end without workers, and workers in processes of their own: only the database joins them."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, pictures: str | None = None) -> None:
         self.url, self.folder = url, folder
-        self.shared = str(folder / "shared")
+        self.shared = pictures or str(folder / "shared")
         self.front = DurableEngine(str(folder / "front"), database=url, pictures=self.shared, workers=0)
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -99,6 +103,27 @@ def fleet(postgres_url: str, fast_folder: Path) -> Iterator[Fleet]:
     made.close()
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An address in an object store that this process serves."""
+    pytest.importorskip("s3fs", reason="needs the extra s3")
+    fsspec = pytest.importorskip("fsspec")
+    moto = pytest.importorskip("moto.server", reason="needs moto[server]")
+    botocore = pytest.importorskip("botocore.session")
+    store = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    store.start()
+    address = "http://{}:{}".format(*store.get_host_and_port())
+    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", address)  # for the workers; this process has read it
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": address})
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    client = botocore.get_session().create_client("s3", endpoint_url=address, region_name="us-east-1")
+    client.create_bucket(Bucket="bucket")
+    client.close()
+    yield "s3://bucket/art"
+    store.stop()
+
+
 def request(prompt: str = "draw 0.02", **settings: Any) -> TextToImageRequest:
     return TextToImageRequest(**{"prompt": prompt, "steps": 3, "seed": 7, **settings})
 
@@ -144,6 +169,27 @@ def test_three_workers_one_killed_in_the_middle_of_a_job(fleet: Fleet) -> None:
     assert fleet.front.workers() == 2
 
 
+def test_two_workers_put_their_pictures_into_an_object_store(
+    bucket: str, postgres_url: str, fast_folder: Path
+) -> None:
+    fleet = Fleet(postgres_url, fast_folder, bucket)
+    try:
+        fleet.start(2)
+        ids = [fleet.front.submit(request(seed=seed, n=2)).id for seed in range(8)]
+        assert {job.state for job in fleet.ended(8)} == {"succeeded"}
+        gallery = fleet.front.gallery
+        assert gallery.count() == 16
+        assert gallery.check().whole
+        first = fleet.front.job(ids[0]).pictures[0].id
+        assert gallery.open(first).startswith(b"\x89PNG")
+        gallery.delete(first)
+        assert gallery.count() == 15
+        assert gallery.check().whole
+        assert {number for number, _ in fleet.begun()} == {0, 1}
+    finally:
+        fleet.close()
+
+
 def test_a_worker_that_stops_gives_back_what_it_was_doing(fleet: Fleet) -> None:
     fleet.start(1)
     id = fleet.front.submit(request("draw 0.3", steps=100)).id
@@ -183,6 +229,106 @@ def test_a_worker_that_was_cut_off_and_comes_back_doubles_nothing(fleet: Fleet) 
     assert fleet.front.gallery.count() == 1
     states = [event.job.state for event in fleet.front.events(id) if event.type == "state"]
     assert states == ["queued", "running", "queued", "running", "succeeded"]
+
+
+def test_the_database_is_killed_in_the_middle_of_jobs_and_comes_back(
+    fleet: Fleet, postgres_server: PostgresServer
+) -> None:
+    """Twice, once for longer than a lease: nothing accepted is lost, nothing doubled, no worker restarted."""
+    fleet.start(3, batch=2)
+    asked = [request("draw 0.1", seed=seed, n=2) for seed in range(30)]
+    ids = [fleet.front.submit(one).id for one in asked[:20]]
+    for away in (0.0, 7.0):
+        began = len(fleet.begun())
+        fleet.until(lambda began=began: len(fleet.begun()) >= began + 3)  # type: ignore[misc]
+        postgres_server.stop(kill=True)
+        with pytest.raises(StorageError):
+            fleet.front.submit(asked[20])  # refused, not lost
+        time.sleep(away)
+        postgres_server.start()
+    ids += [fleet.front.submit(one).id for one in asked[20:]]
+    done = {job.id: job for job in fleet.ended(30)}
+    assert set(done) == set(ids)
+    assert {job.state for job in done.values()} == {"succeeded"}
+    for id, job in done.items():
+        assert [one.index for one in job.pictures] == [0, 1]
+        assert len(fleet.front.gallery.page(job=id).pictures) == 2
+        states = [event.job.state for event in fleet.front.events(id) if event.type == "state"]
+        assert states.count("succeeded") == 1
+    assert fleet.front.gallery.count() == 60
+    assert fleet.front.gallery.check().whole
+    assert [worker.poll() for worker in fleet.workers] == [None] * 3
+    before = len(fleet.begun())
+    more = [fleet.front.submit(request("draw 0.3", seed=seed, steps=4)).id for seed in range(12)]
+    fleet.ended(42)
+    after = {number for number, fact in fleet.begun() if fact["job"] in more}
+    assert len(fleet.begun()) == before + 12
+    assert after == {0, 1, 2}, "one of them takes no jobs any more"
+
+
+@pytest.fixture
+def worker(fleet: Fleet) -> Iterator[Worker]:
+    """A worker of this process, which does only what it is told to."""
+    settings = WorkerSettings(
+        folder=str(fleet.folder / "here"),
+        database=fleet.url,
+        pictures=fleet.shared,
+        hands=light_hands.COMMAND,
+    )
+    made = Worker(settings)
+    yield made
+    made.stop()
+    for keeper in made._keepers.values():
+        keeper.stop()
+    made._permits.close()
+    made._database.close()
+
+
+def test_a_picture_that_was_put_away_outlives_a_crash_of_the_database_alone(
+    fleet: Fleet, worker: Worker, postgres_server: PostgresServer
+) -> None:
+    """Its worker lives on and makes no second one: what it was told is done must be on the disk."""
+    front, told = fleet.front, []
+    id = front.submit(request(n=2)).id
+    claim = worker._claims.claim("pictures", 1)[0]
+
+    class Hears(Tell):
+        def picture(self, job: str, index: int, record: Any, suffix: str, data: bytes, **more: Any) -> None:
+            head = {"job": job, "index": index, "record": record.to_json(), "suffix": suffix, "kind": None}
+            told.append((head | more, data))
+
+        def progress(self, *_: Any) -> None: ...
+        def done(self, *_: Any) -> None: ...
+
+    light_hands.draw(Assignment(id, "pictures", request(n=2)), Hears(None), 0.0)  # type: ignore[arg-type]
+    for head, data in told:
+        assert worker._publish({id: claim}, claim, {**head, "last": False}, data)
+    postgres_server.stop(kill=True)
+    postgres_server.start()
+    assert [one.index for one in front.job(id).pictures] == [0, 1]
+    assert front.gallery.count() == 2
+    assert front.gallery.check().whole
+
+
+def test_a_claim_that_was_cut_off_after_its_commit_is_given_back(
+    fleet: Fleet, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database took it and its answer was lost: a worker that lives must not hold it for ever."""
+    ids = [fleet.front.submit(request("draw", seed=seed)).id for seed in range(2)]
+    real, calls = Claims.claim, []
+
+    def claim(self: Claims, *args: Any, **settings: Any) -> list[Claim]:
+        calls.append(real(self, *args, **settings))
+        if len(calls) == 1:
+            raise StorageError("the server closed the connection unexpectedly")
+        return calls[-1]
+
+    monkeypatch.setattr(Claims, "claim", claim)
+    worker._take("pictures")
+    jobs = [fleet.front.job(id) for id in ids]
+    assert [job.state for job in jobs] == ["succeeded"] * 2
+    assert [job.attempts for job in jobs] == [2, 2]
+    assert fleet.front.gallery.count() == 2
 
 
 def test_whoever_is_cut_off_inside_a_transaction_loses_its_locks(fleet: Fleet) -> None:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -506,8 +507,25 @@ def test_an_object_store_needs_a_database() -> None:
         Gallery("memory://nowhere")
 
 
-@pytest.mark.parametrize("place", ["nonsense://x", "s3://x/y"])
-def test_a_store_that_cannot_be_opened(place: str, tmp_path: Path) -> None:
-    with pytest.raises(VitrailError) as caught:
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("nonsense://x", "cannot be opened"),
+        ("s3://x/y", r"^s3fs is not installed; run: pip install 'vitrail\[s3\]'$"),
+        ("gs://x/y", "cannot be opened: .*gcsfs"),
+    ],
+)
+def test_a_store_that_cannot_be_opened(
+    place: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec")
+    for client in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, client, None)  # as where it is not installed
+    with pytest.raises(VitrailError, match=said) as caught:
         Gallery(place, f"sqlite:///{tmp_path}/records.sqlite")
     assert "\n" not in str(caught.value)
+
+
+def test_the_extra_that_a_missing_client_names_brings_it() -> None:
+    extras = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert any(one.startswith("s3fs") for one in extras["optional-dependencies"]["s3"])

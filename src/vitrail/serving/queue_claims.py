@@ -158,7 +158,8 @@ class Claims:
 
     def picture(self, claim: Claim, index: int, picture: Picture) -> None:
         """Tell of a picture that lies in the gallery."""
-        with self._database.write(durable=False) as connection:
+        # A server may crash while its workers live on; then nobody makes the picture again.
+        with self._database.write(durable=not self._database.sqlite) as connection:
             told = self._add(connection, claim, index, picture)
         self._changed(told)
 
@@ -200,6 +201,19 @@ class Claims:
             if row is not None:
                 now = self._database.now(connection)
                 _wait_again(connection, self._permits, row, now, killed)
+
+    def give_back_all(self, lane: Lane) -> None:
+        """Let all jobs of a lane wait again that this worker holds: of a claim that was cut off in its commit
+        it does not know. Only for one that has none in hand.
+        """
+        held = sa.select(JOBS).where(
+            JOBS.c.state == "running", JOBS.c.worker == self._worker.name, JOBS.c.lane == lane
+        )
+        held = held.order_by(JOBS.c.place.desc(), JOBS.c.n.desc())  # each to the head of the queue
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            for row in connection.execute(held.with_for_update()).all():
+                _wait_again(connection, self._permits, row, now, None)
 
     def holds(self, claim: Claim) -> bool:
         """Whether the job is still this worker's; it is not if the worker was cut off for too long."""

@@ -100,6 +100,8 @@ class Worker:
         self._busy = {lane: threading.Event() for lane in _LANES}
         self._turns = {lane: threading.Lock() for lane in _LANES}
         self._woken = {lane: threading.Event() for lane in _LANES}
+        #: Lanes of which a claim may have been committed although we were told of an error.
+        self._doubtful: set[Lane] = set()
         self._stopping = threading.Event()
         self._serving = False
         self._pause = 0.0
@@ -206,8 +208,12 @@ class Worker:
         try:
             while not self._stopping.is_set():
                 try:
+                    if lane in self._doubtful:
+                        self._claims.give_back_all(lane)
+                        self._doubtful.discard(lane)
                     claims = self._claims.claim(lane, self._settings.batch)
                 except StorageError as error:
+                    self._doubtful.add(lane)
                     self._complain(str(error))
                     self._stopping.wait(1.0)
                     continue
@@ -241,6 +247,7 @@ class Worker:
             try:
                 claims = self._claims.claim(lane, self._settings.batch, together=True)
             except StorageError:
+                self._doubtful.add(lane)
                 return ()  # asked again when these have ended
             open.update((claim.id, claim) for claim in claims)
             return claims
@@ -294,20 +301,27 @@ class Worker:
         Not of a job that was taken back, and perhaps cancelled, while this worker was cut off.
         """
         index = int(head["index"])
-        try:
+
+        def put_away() -> Picture | None:
             if not self._claims.holds(claim):
-                return False
-            picture = self._gallery.add(
+                return None
+            return self._gallery.add(
                 body,
                 head["suffix"],
                 ImageRecord.from_json(head["record"]),
                 id=picture_id(claim.id, index),
                 job=claim.id,
                 kind=head["kind"],
-                durable=False,  # the job's end makes it so
+                # The job's end makes it so. A server may crash without us, though, and forget it before that.
+                durable=not self._database.sqlite,
             )
+
+        try:
+            picture = self._with_database(put_away)
         except VitrailError as error:  # no room for it: the job cannot succeed
             self._end(open, claim, "failed", code=type(error).__name__, message=str(error))
+            return False
+        if picture is None:
             return False
         if head["last"]:
             self._last[claim.id] = (index, picture)
@@ -344,6 +358,18 @@ class Worker:
                 self._complain(str(error))
                 if self._stopping.wait(0.5):
                     return
+
+    def _with_database(self, action: Callable[[], Picture | None]) -> Picture | None:
+        """What ``action`` returns, as soon as the database answers; None if we are to stop before that."""
+        while True:
+            try:
+                return action()
+            except StorageError as error:
+                if not Database.refused(error):
+                    raise
+                self._complain(str(error))
+                if self._stopping.wait(0.5):
+                    return None
 
     def _command(self, descriptor: int) -> Sequence[str]:
         names = {"device", "precision", "memory_budget", "preview_every", "format", "warm"}

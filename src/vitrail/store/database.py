@@ -98,6 +98,11 @@ class Database:
         with self._errors(), self._engine.connect() as connection, connection.begin():
             yield connection
 
+    @staticmethod
+    def refused(error: StorageError) -> bool:
+        """Whether it was a database that raised the error: it may be back soon, with all that was in it."""
+        return isinstance(error.__cause__, exc.SQLAlchemyError)
+
     def now(self, connection: sa.Connection) -> float:
         """Seconds since 1970 by the one clock that every process shares: the server's, where there is one."""
         if self.sqlite:

@@ -123,10 +123,12 @@ def _checked(name: str) -> str:
 def _open_remote(address: str) -> tuple[Any, str]:
     try:
         import fsspec
-
-        system, root = fsspec.core.url_to_fs(address)
     except ImportError as error:
-        raise MissingExtraError("the client of that store (for s3://: s3fs)", "server") from error
-    except ValueError as error:
+        raise MissingExtraError("fsspec", "server") from error
+    try:
+        system, root = fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ImportError) and address.startswith(("s3://", "s3a://")):
+            raise MissingExtraError("s3fs", "s3") from error
         raise InputError(f"the folder {shown(address)} cannot be opened: {shown(error)}") from error
     return system, str(root).rstrip("/")
