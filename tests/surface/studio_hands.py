@@ -16,12 +16,13 @@ from typing import Any
 
 from PIL import Image
 
+from vitrail.codes_schema import InpaintRequest, TokenDefaults, VaryRequest, WalkRequest
 from vitrail.errors import CancelledError, InputError
 from vitrail.schema import ImageRecord, SamplingDefaults
 from vitrail.serving.queue_hands import Assignment, Tell, serve
-from vitrail.serving.save import picture_bytes
+from vitrail.serving.save import animation_bytes, picture_bytes
 
-SIDE = 64
+SIDE, SIDES = 64, (32, 64, 128)
 COMMAND = (sys.executable, str(Path(__file__).resolve()))
 
 
@@ -41,16 +42,17 @@ def draw(assignment: Assignment, tell: Tell) -> None:
     request: Any = assignment.request
     if request.prompt.startswith("fail"):
         raise InputError(f"this cannot be drawn: {request.prompt}")
-    defaults = SamplingDefaults(steps=4, cfg_scale=1.0, width=SIDE, height=SIDE)
-    resolved = request.resolve(defaults)
-    total, pause = resolved.steps * resolved.n, 0.33 if request.prompt.startswith("slow") else 0.0
+    resolved = settled(request)
+    steps = getattr(resolved, "steps", 1)
+    total, pause = steps * resolved.n, 0.33 if request.prompt.startswith("slow") else 0.0
+    frames = []
     for index in range(resolved.n):
-        made = picture(resolved.seed + index)
-        for step in range(resolved.steps):
+        made = picture(resolved.seed + index, size(resolved))
+        for step in range(steps):
             if assignment.cancelled.is_set():
                 raise CancelledError("stopped")
             time.sleep(pause)
-            done = index * resolved.steps + step + 1
+            done = index * steps + step + 1
             tell.progress(assignment.id, done, total, (total - done) * pause)
             if pause:
                 tell.preview(assignment.id, made)
@@ -63,13 +65,38 @@ def draw(assignment: Assignment, tell: Tell) -> None:
             created=datetime.now(UTC),
         )
         tell.picture(assignment.id, index, record, ".png", picture_bytes(made, "png", record))
+        frames.append((made, record))
+    if isinstance(request, WalkRequest) and len(frames) > 1:
+        film = animation_bytes([made for made, _ in frames], request.fps, frames[0][1])
+        tell.picture(assignment.id, len(frames), frames[0][1], ".webp", film, kind="animation")
     tell.done(assignment.id)
 
 
-def picture(seed: int) -> Image.Image:
-    """A square whose colour is the seed's."""
+def settled(request: Any) -> Any:
+    """The request with nothing left open, as the shipped models would settle it."""
+    match request:
+        case WalkRequest():
+            return request.resolve()
+        case VaryRequest() | InpaintRequest():
+            return request.resolve(TokenDefaults())
+    return request.resolve(SamplingDefaults(steps=4, cfg_scale=1.0, width=SIDE, height=SIDE))
+
+
+def size(resolved: Any) -> tuple[int, int]:
+    """The picture's sides. As the shipped model, it refuses any size but its own."""
+    more = getattr(resolved, "expand", None)
+    if more:
+        return SIDE + more.left + more.right, SIDE + more.top + more.bottom
+    width, height = getattr(resolved, "width", SIDE), getattr(resolved, "height", SIDE)
+    if width != height or width not in SIDES:
+        raise InputError(f"size {width}x{height} is not possible")
+    return width, height
+
+
+def picture(seed: int, size: tuple[int, int] = (SIDE, SIDE)) -> Image.Image:
+    """A pane whose colour is the seed's."""
     red, green, blue = colorsys.hls_to_rgb(seed % 97 / 97, 0.5, 0.8)
-    return Image.new("RGB", (SIDE, SIDE), (int(255 * red), int(255 * green), int(255 * blue)))
+    return Image.new("RGB", size, (int(255 * red), int(255 * green), int(255 * blue)))
 
 
 if __name__ == "__main__":

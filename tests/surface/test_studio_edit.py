@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from studio_browser import launched, make, open_page, photograph
+from studio_browser import drop, launched, make, open_page, photograph
 from studio_hands import COMMAND, SIDE
 from studio_server import serve_studio
 
@@ -161,6 +161,57 @@ def test_redraw_shows_before_and_after(browser: Any, served: Any) -> None:
     assert before != after
     newest = served.engine.jobs(limit=1)[0]
     assert (newest.kind, newest.request["strength"]) == ("edit", 0.6)
+    page.close()
+
+
+def _named_in_the_queue(page: Any, name: str) -> None:
+    page.wait_for_selector(f"#queue [data-state=succeeded] .t:text-is('{name}')")
+
+
+def test_a_picture_is_extended_and_its_settings_are_reused(browser: Any, served: Any) -> None:
+    page = open_page(browser, served.url, f"edit/{_ids(served)['a cat']}/outpaint", locale="zh-CN")
+    page.wait_for_selector(".paint canvas")
+    for side, pixels in zip(page.locator(".edges input").all(), (16, 32, 0, 8), strict=True):
+        side.fill(str(pixels))
+    page.click("#go")
+    # What has another shape is shown as it is, not over the old one; the queue calls it what was done.
+    result = page.wait_for_selector("#stage img.result[alt='向外扩画']")
+    page.wait_for_function("image => image.complete", arg=result)
+    assert result.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [SIDE + 48, SIDE + 8]
+    _named_in_the_queue(page, "向外扩画")
+    request = served.engine.jobs(limit=1)[0].request
+    assert request["expand"] == {"left": 16, "right": 32, "top": 0, "bottom": 8}
+    page.click(".actions button:has-text('沿用设置')")
+    page.wait_for_selector(".toast:has-text('已把这张图片的设置填入表单。')")
+    assert page.input_value("#seed") == str(served.engine.jobs(limit=1)[0].pictures[0].seed)
+    assert page.errors == []
+    page.close()
+
+
+def test_variations_are_made_of_a_picture_in_the_gallery(browser: Any, served: Any) -> None:
+    page = open_page(browser, served.url, "gallery")
+    page.click(f"[data-picture='{_ids(served)['a cat']}']")
+    page.click("dialog button:has-text('Vary')")
+    page.wait_for_selector(".paint canvas")
+    page.fill(".slider input", "0.5")
+    page.click(".chip:has-text('4')")
+    page.click("#go")
+    page.wait_for_function("() => document.querySelectorAll('#stage img.result').length == 4")
+    _named_in_the_queue(page, "Variations")
+    job = served.engine.jobs(limit=1)[0]
+    assert (job.kind, job.request["amount"], len(job.pictures)) == ("vary", 0.5, 4)
+    assert page.errors == []
+    page.close()
+
+
+def test_the_queue_says_which_file_was_worked_on(browser: Any, served: Any) -> None:
+    page = open_page(browser, served.url, "edit/x/variations")
+    drop(page, served.http.get(f"/api/pictures/{_ids(served)['a cat']}/file").content, "holiday.png")
+    page.wait_for_selector(".paint canvas")
+    page.click("#go")
+    _named_in_the_queue(page, "Variations · holiday.png")
+    page.click(".brand .lang")
+    _named_in_the_queue(page, "变体 · holiday.png")
     page.close()
 
 

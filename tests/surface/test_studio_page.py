@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ from studio_browser import drop, launched, make, open_page, photograph
 from studio_hands import COMMAND
 from studio_server import serve_studio
 
+from vitrail.evaluation.catalogue import CATALOGUE
+from vitrail.evaluation.image_sets import ImageSet
+from vitrail.evaluation.report import write_report
+from vitrail.evaluation.results import MetricResult
+from vitrail.evaluation.suite import Evaluation
 from vitrail.studio.page import ASSETS
 
 VIEWS = ("create", "edit", "gallery", "plot", "walk", "codebook", "train", "evaluate", "rate", "models")
@@ -131,6 +137,104 @@ def test_many_jobs_leave_the_connections_free(browser: Any, quick: Any) -> None:
         (c, s) for c in range(1, 7) for s in ("noto", "twemoji")
     }
     assert len({r["seed"] for r in requests}) == 1
+    assert page.errors == []
+    page.close()
+
+
+def test_the_saved_sheet_says_what_the_page_says(browser: Any, quick: Any) -> None:
+    page = open_page(browser, quick.url, "plot", locale="zh-CN")
+    page.evaluate(
+        "() => { const pen = OffscreenCanvasRenderingContext2D.prototype, write = pen.fillText;"
+        "window.said = [];"
+        "pen.fillText = function (text, ...more) { said.push(text); write.call(this, text, ...more) } }"
+    )
+    page.fill("#xs", "1, 2")
+    page.fill("#ys", "noto")
+    page.click("#go")
+    page.wait_for_function("() => document.querySelectorAll('.cell img').length == 2")
+    with page.expect_download() as download:
+        page.click("text=保存为一张图")
+    assert page.evaluate("() => said") == ["文字引导强度（CFG） 1", "文字引导强度（CFG） 2", "风格 noto"]
+    heads = page.locator(".plot-out th").all_inner_texts()
+    assert [" ".join(head.split()) for head in heads] == page.evaluate("() => said")
+    with Image.open(download.value.path()) as sheet:
+        assert sheet.size == (702, 320)
+        if folder := os.environ.get("VITRAIL_PHOTOS"):
+            sheet.save(Path(folder, "sheet.png"))
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("language", ["en-GB", "zh-CN"])
+def test_no_figure_of_a_report_is_cut_off(browser: Any, tmp_path: Path, width: int, language: str) -> None:
+    results = {
+        name: MetricResult(name=name, value=0.61, n=1000, ci95=(0.5, 0.7), interval="bootstrap")
+        for name in CATALOGUE
+    }
+    (tmp_path / "pictures").mkdir()
+    for name in "ab":
+        Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / f"{name}.png")
+    measured = Evaluation("sets", ImageSet.from_folder(tmp_path / "pictures"), None, results)
+    write_report(measured, tmp_path / "work" / "reports" / "evaluate-all")
+    with serve_studio(tmp_path, hands=COMMAND) as server:
+        page = open_page(
+            browser, server.url, "evaluate", locale=language, viewport={"width": width, "height": 820}
+        )
+        page.click(".runs a")
+        page.wait_for_selector("iframe")
+        frame = page.frames[-1]
+        frame.wait_for_selector(".numbers")
+        wide = "() => [...document.querySelectorAll('.wide')].map(e => e.scrollWidth - e.clientWidth)"
+        assert max(frame.evaluate(wide)[:1]) == 0
+        frame.locator(".numbers").scroll_into_view_if_needed()
+        photograph(page, f"report-{language}-{width}")
+        page.close()
+
+
+def test_a_walk_is_a_film_that_is_played_and_moved_through(browser: Any, quick: Any) -> None:
+    page = open_page(browser, quick.url, "walk", reduced_motion="reduce")
+    page.wait_for_selector("#go")
+    page.fill("#stop-0", "a red apple")
+    page.fill("#stop-1", "a moon")
+    page.fill(".slider input", "6")
+    page.click("#go")
+    page.wait_for_selector(".film output:text-is('1 / 6')")
+    frame = "() => document.querySelector('.film img').src"
+    first = page.evaluate(frame)
+    page.fill(".film input", "3")
+    page.wait_for_selector(".film output:text-is('4 / 6')")
+    assert page.evaluate(frame) != first
+    page.click(".film button[aria-label=Play]")
+    page.wait_for_selector(".film output:text-is('6 / 6')")
+    page.click(".film button[aria-label=Pause]")
+    page.wait_for_selector("#queue .t:text-is('walk · a red apple → a moon')")
+    film = httpx.get(quick.url + page.get_attribute(".result-of a[download]", "href"), trust_env=False)
+    assert Image.open(io.BytesIO(film.content)).n_frames == 6
+    assert page.errors == []
+    page.close()
+
+
+def test_settings_of_a_picture_are_reused(browser: Any, quick: Any) -> None:
+    page = open_page(browser, quick.url)
+    page.wait_for_selector("#model option", state="attached")
+    page.click(".chip:has-text('twemoji')")
+    page.click(".chip:has(span:text-is('32'))")
+    make(page, "an owl", steps=3)
+    page.wait_for_selector("#stage img.result[alt='an owl']")
+    made = quick.engine.jobs(limit=1)[0]
+    page.evaluate("() => sessionStorage.removeItem('vitrail.form')")
+    page.reload()
+    page.wait_for_selector("#model option", state="attached")
+    page.click(".strip .tile:has(img[alt='an owl'])")
+    page.click(".actions button:has-text('Reuse settings')")
+    page.wait_for_selector(".toast:has-text('Settings of this picture')")
+    assert (page.input_value("#prompt"), page.input_value("#f-steps")) == ("an owl", "3")
+    assert page.locator(".chip:has(:checked)").all_inner_texts() == ["twemoji", "32", "1"]
+    assert page.input_value("#seed") == str(made.pictures[0].seed)
+    page.click("#go")
+    page.wait_for_function("n => document.querySelectorAll('.strip img[alt=\"an owl\"]').length == n", arg=2)
+    again = quick.engine.jobs(limit=1)[0]
+    assert again.pictures[0].seed == made.pictures[0].seed
     assert page.errors == []
     page.close()
 

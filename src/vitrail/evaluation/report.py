@@ -167,7 +167,8 @@ def _table(evaluation: Evaluation) -> str:
     )
     return (
         f"<section><h2>{both('In numbers', '各项指标')}</h2>"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<div class="wide"><table class="numbers"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
         f'<p class="hint">{note}</p></section>'
     )
 

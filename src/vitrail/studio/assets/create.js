@@ -5,7 +5,7 @@ import { fill, h, kept, toast, tried } from "./dom.js";
 import { fitted, withSize } from "./fitted.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { onJob, submit } from "./jobs.js";
+import { jobs, onJob, submit } from "./jobs.js";
 import { fits, GROUPS } from "./setting_groups.js";
 import { drawsFromWords, modelList } from "./shelf.js";
 import { stage } from "./stage.js";
@@ -14,7 +14,7 @@ import { latestStrip } from "./strip.js";
 let values = kept.get("form", sessionStorage) ?? { n: 1 };
 const store = () => kept.set("form", values, sessionStorage);
 /** Put settings into the form; the page shows them when it is drawn next. */
-export function fillForm(settings) {
+function fillForm(settings) {
   values = { n: 1, ...settings };
   store();
 }
@@ -23,19 +23,29 @@ const PROGRAMS = { a1111: "A1111", comfyui: "ComfyUI", invokeai: "InvokeAI", foo
 
 const chosen = (models) => models.find((one) => one.name === (values.model ?? "default")) ?? models[0];
 
+/** Put what the server found in a picture into the form, as the model that is to draw it can serve it. */
+export async function fillFrom({ program, settings, notes }) {
+  const models = (await modelList()).filter(drawsFromWords);
+  let fit;
+  if (program === "vitrail") {
+    // Its own settings are possible; the size of a picture that was enlarged or extended may not be.
+    const model = models.find((one) => one.name === (settings.model ?? "default"));
+    fit = model?.sizes?.length ? withSize(settings, model) : { settings, notes: [] };
+  } else {
+    // The other program's model is not here, so the one that was chosen stays and has to serve what it can.
+    const model = chosen(models);
+    fit = fitted(settings, model);
+    if (values.model) fit.settings = { ...fit.settings, model: model?.name };
+  }
+  fillForm(fit.settings);
+  return [...fit.notes, ...notes];
+}
+
 /** Take the settings of a picture file, whichever program made it, into the form; `show()` draws it then. */
 export const fillFromPicture = (file, show) =>
   tried(async () => {
     const found = await api.settingsOf(file);
-    let { settings, notes } = found;
-    if (found.program !== "vitrail") {
-      // The other program's model is not here, so the one that was chosen stays and has to serve what it can.
-      const model = chosen((await modelList()).filter(drawsFromWords));
-      const mine = fitted(settings, model);
-      settings = { ...mine.settings, ...(values.model && { model: model?.name }) };
-      notes = [...mine.notes, ...notes];
-    }
-    fillForm(settings);
+    const notes = await fillFrom(found);
     show();
     const from = t("filled", { program: PROGRAMS[found.program] ?? found.program });
     toast([from, ...notes].join(" "), { seconds: 8 + 2 * notes.length });
@@ -78,12 +88,21 @@ export function createView(main, model) {
     const [{ fields, samplers, schedules }, models] = await Promise.all([loadSchema(), modelList()]);
     drawForm(form, fields, { sampler: samplers, schedule: schedules }, models.filter(drawsFromWords));
   });
-  const stop = onJob((job, event) => {
-    if (event?.type === "picture") strip.refresh();
+  // Counted, because a job that ends at once is told by the list alone, without an event for each picture.
+  const counts = new Map([...jobs.values()].map((job) => [job.id, job.pictures.length]));
+  let soon = null;
+  const stop = onJob(({ id, pictures }) => {
+    if ((counts.get(id) ?? 0) >= pictures.length) return;
+    counts.set(id, pictures.length);
+    soon ??= setTimeout(() => {
+      soon = null;
+      strip.refresh();
+    }, 60);
   });
   return () => {
     shown.stop();
     stop();
+    clearTimeout(soon);
   };
 }
 

@@ -1,6 +1,6 @@
 // What can be done with a picture, wherever it is shown, and the page of one picture.
 import * as api from "./api.js";
-import { fillForm } from "./create.js";
+import { fillFrom } from "./create.js";
 import { dialog, fill, h, toast, tried } from "./dom.js";
 import { fieldName, kindName, t, when } from "./i18n.js";
 import { icon } from "./icons.js";
@@ -89,10 +89,9 @@ export function actions(picture, { how = true, input = true, changed = () => {} 
     input ? button("input", t("useInput"), () => leave(`edit/${picture.id}`)) : null,
     button("enlarge", t("enlarge"), () => leave(`edit/${picture.id}/enlarge`)),
     button("reuse", t("reuse"), async () => {
-      const found = await api.settingsOf(await api.fetchBlob(picture.id));
-      fillForm(found.settings);
+      const notes = await fillFrom(await api.settingsOf(await api.fetchBlob(picture.id)));
       leave("create");
-      toast([t("filledOwn"), ...found.notes].join(" "));
+      toast([t("filledOwn"), ...notes].join(" "), { seconds: 5 + 2 * notes.length });
     }),
     how ? button("info", t("how"), () => detail(picture.id)) : null,
     h(

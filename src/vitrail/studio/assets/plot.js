@@ -263,7 +263,7 @@ export function plotView(main) {
 /** The whole grid as one picture with its labels, drawn and saved in the browser. */
 async function sheet(made) {
   const side = 256,
-    left = 150,
+    left = 190,
     top = 64;
   const canvas = new OffscreenCanvas(left + side * made.across.length, top + side * made.down.length),
     pen = canvas.getContext("2d");
