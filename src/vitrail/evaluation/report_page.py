@@ -136,10 +136,12 @@ td.number small { display: block; color: var(--faint); font-size: 12.5px; }
 td.meaning { min-width: 300px; color: var(--ink); }
 @media (max-width: 920px) { /* what a figure means stands below it, so that nothing is cut off */
   .numbers, .numbers thead, .numbers tbody { display: block; }
-  .numbers tr { display: grid; grid-template-columns: 5fr 5fr 2fr 4fr; padding: 9px 0;
+  .numbers tr { display: grid; padding: 9px 0;
+    grid-template-columns: minmax(0, 6fr) minmax(0, 5fr) minmax(0, 3fr) minmax(0, 3fr);
     border-top: 1px solid var(--line); }
   .numbers thead tr { border-top: 0; padding-top: 0; } .numbers thead th:last-child { display: none; }
-  .numbers th, .numbers td { border-top: 0; padding: 0 12px 0 0; white-space: normal; }
+  .numbers th, .numbers td { border-top: 0; padding: 0 8px 0 0; }
+  .numbers th, .numbers small { white-space: normal; }
   .numbers .meaning { grid-column: 1 / -1; min-width: 0; padding-top: 6px; } }
 .facts th { width: 1%; padding-right: 24px; color: var(--faint); font-weight: 500; vertical-align: top; }
 .facts td { font-family: ui-monospace, "SF Mono", Menlo, Consolas, monospace; font-size: 12.5px; }
