@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ import light_hands
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
+
+pytest.importorskip("dbos", reason="needs the extra server")
+sys.path.insert(0, str(Path(__file__).parent.parent / "surface"))
+from http_server import Served
 
 from vitrail.errors import StorageError
 from vitrail.schema import TextToImageRequest
@@ -99,16 +104,12 @@ def test_a_full_disk_under_a_running_server_needs_no_restart(small_disk: Path) -
         running = engine.submit(request("draw 1.0")).id
         next(event for event in engine.events(running, timeout=WAIT) if event.type == "progress")
         waiting = [engine.submit(request(seed=seed)).id for seed in range(3)]
-        ballast = os.open(small_disk / "ballast", os.O_CREAT | os.O_WRONLY)
-        with contextlib.suppress(OSError):
-            while os.write(ballast, bytes(4096)):
-                pass
-        os.close(ballast)
+        ballast = fill(small_disk)
         with pytest.raises(StorageError, match=r"full; free some space"):
             engine.submit(request(seed=8))
         time.sleep(3)  # the job ends, and nobody can write that down
         assert {engine.job(id).state for id in (running, *waiting)} <= {"running", "queued"}
-        os.unlink(small_disk / "ballast")
+        ballast.unlink()
 
         last = engine.submit(request(seed=9)).id
         ended = [list(engine.events(id, timeout=WAIT))[-1].job for id in (running, *waiting, last)]
@@ -119,6 +120,49 @@ def test_a_full_disk_under_a_running_server_needs_no_restart(small_disk: Path) -
         assert engine.gallery.count() == 4
         assert engine.gallery.check().whole
         assert engine.database.check() is None
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room on ``disk``; removing the file that is returned makes it again."""
+    ballast = disk / "ballast"
+    file = os.open(ballast, os.O_CREAT | os.O_WRONLY)
+    with contextlib.suppress(OSError):
+        while os.write(file, bytes(4096)):
+            pass
+    os.close(file)
+    return ballast
+
+
+@pytest.mark.parametrize("defence", ["in", "out"])
+def test_a_full_disk_over_http_is_507_and_needs_no_restart(
+    small_disk: Path, defence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control leaves the database's errors as they are: then it is a mistake of ours, 500."""
+    if defence == "out":
+        monkeypatch.setattr(Database, "_errors", lambda self: contextlib.nullcontext())
+    asked = {"prompt": "an apple " * 100}
+    with Served(small_disk) as server:
+        http = server.http
+        first = http.post("/api/jobs", json=asked).json()["id"]
+        ballast = fill(small_disk)
+        answers = []
+        while not answers or answers[-1].status_code == 202:  # what free pages there are is used up first
+            answers.append(http.post("/api/jobs", json=asked))
+            assert len(answers) < 1000, "the disk does not fill up"
+        assert answers[-1].status_code == (507 if defence == "in" else 500)
+        if defence == "in":
+            said = answers[-1].json()["error"]["message"]
+            assert "free some space" in said
+            assert "\n" not in said
+            assert str(small_disk) not in answers[-1].text
+            assert http.post("/sdapi/v1/txt2img", json=asked).status_code == 507
+        for path in ("/api/jobs", f"/api/jobs/{first}", "/api/pictures", "/health"):
+            assert http.get(path).status_code == 200, path
+        ballast.unlink()
+        assert http.post("/api/jobs", json=asked).status_code == 202
+        accepted = 2 + sum(answer.status_code == 202 for answer in answers)
+        assert len(server.engine.jobs(limit=1000)) == accepted
+        assert server.engine.database.check() is None
 
 
 def test_work_that_cannot_be_recorded_yet_is_recorded_when_there_is_room(fast_folder: Path) -> None:

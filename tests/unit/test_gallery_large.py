@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy import event
 from test_gallery import encoded, record
 
+from vitrail.store import gallery as gallery_module
 from vitrail.store.gallery import Gallery, picture_id
 from vitrail.store.gallery_tables import PICTURES, facet, searchable
 
@@ -90,3 +93,58 @@ def test_pages_of_200000_pictures_stay_fast(
         print(f"  {name:<30} {len(page.pictures):>3} pictures, {middle:6.1f} ms, {most:6.1f} ms at most")
     gallery.close()
     assert sorted(every)[int(0.99 * len(every))] <= LIMIT_S
+
+
+def plan(gallery: Gallery, **look: Any) -> str:
+    """How the database finds a page: the plan of the last statement that a look at it runs."""
+    ran: list[tuple[str, Any]] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> None:
+        if statement.lstrip().startswith("SELECT"):
+            ran.append((statement, parameters))
+
+    engine = gallery.database._engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        gallery.page(limit=50, **look)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    statement, parameters = ran[-1]
+    explain = "EXPLAIN QUERY PLAN" if gallery.database.sqlite else "EXPLAIN"
+    with gallery.database.read() as connection:
+        if not gallery.database.sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_indexscan = off")  # as gallery_search.py does
+        return "\n".join(
+            str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", parameters)
+        )
+
+
+def without_index(
+    connection: sa.Connection, found: sa.Select[Any], words: str | None, before: int | None, count: int
+) -> Sequence[sa.Row[Any]]:
+    """A search that reads every row's words."""
+    word = (words or "").split('"')[1]
+    found = found.where(PICTURES.c.words.contains(word))
+    return connection.execute(found.order_by(PICTURES.c.n.desc()).limit(count)).all()
+
+
+@pytest.mark.parametrize("defence", ["in", "out"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_words_are_found_by_their_index(
+    kind: str, defence: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the times above rest on; the negative control takes the index away."""
+    url = None if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    gallery = Gallery(tmp_path, url)
+    fill(gallery, 20_000)
+    if kind == "postgresql":
+        with gallery.database.write() as connection:
+            if defence == "out":
+                connection.execute(sa.text("DROP INDEX pictures_words"))
+            connection.execute(sa.text("ANALYZE pictures"))
+    elif defence == "out":
+        monkeypatch.setattr(gallery_module, "find_sqlite", without_index)
+    assert len(gallery.page(query="rarest").pictures) == 1
+    used = "VIRTUAL TABLE INDEX" if kind == "sqlite" else "Index Scan on pictures_words"
+    assert (used in plan(gallery, query="rarest")) == (defence == "in")
+    gallery.close()
