@@ -1,7 +1,7 @@
 // Models on their way here: how far they are, and a notice that fetches one where it is missed.
 import * as api from "./api.js";
 import { fill, h } from "./dom.js";
-import { size, t } from "./i18n.js";
+import { lang, size, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { forgetModels } from "./shelf.js";
 
@@ -15,6 +15,19 @@ export const pulled = ({ name, fetching: { done, total } }) =>
     h("progress", { max: total || 1, ...(done && { value: done }), "aria-label": name }),
     h("small", {}, t("fetching", { done: size(done), all: size(total) })),
   );
+
+/** Why a model did not arrive; the server keeps it in English, here it comes into the reader's language. */
+export function pullError(line) {
+  const told = h("small", { class: "bad", role: "alert" }, line);
+  if (lang === "zh")
+    api.inChinese(line).then(
+      ({ text }) => {
+        told.textContent = text;
+      },
+      () => {}, // it stays as it is
+    );
+  return told;
+}
 
 /** What says that `model` of the catalogue is missing, and fetches it; `arrived()` is called once it is here. */
 export function missing(model, arrived) {
@@ -33,7 +46,7 @@ export function missing(model, arrived) {
             icon("download"),
             `${t("fetch")} (${size(model.size)})`,
           ),
-      error ? h("small", { class: "bad", role: "alert" }, error) : null,
+      error ? pullError(error) : null,
       h("small", {}, `${t("licence")}: ${model.licence} · `, h("a", { href: `#models/${model.name}` }, t("toModels"))),
     );
   const look = async () => {

@@ -1,7 +1,7 @@
 // Models: what is here and what could be, with licence, source and size; fetch and remove.
 import * as api from "./api.js";
 import { dialog, fill, h, toast, tried } from "./dom.js";
-import { POLL_MS, pulled } from "./fetching.js";
+import { POLL_MS, pulled, pullError } from "./fetching.js";
 import { lang, size, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { forgetModels } from "./shelf.js";
@@ -129,7 +129,7 @@ export function modelsView(main, wanted) {
           ? h("button", { type: "button", class: "danger", onclick: () => remove(model) }, icon("trash"), t("remove"))
           : null,
       ),
-      model.fetching?.error ? h("small", { class: "bad" }, model.fetching.error) : null,
+      model.fetching?.error ? pullError(model.fetching.error) : null,
     );
 
   fill(
