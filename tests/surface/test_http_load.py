@@ -25,7 +25,9 @@ CLIENTS = 64
 
 
 def crowd(server: Served, seconds: float) -> dict[str, Any]:
-    """64 clients of another process ask for lists, jobs, pictures and figures while one generation runs."""
+    """64 clients of another process ask for lists, jobs, pictures and figures, and now and then for a tiny
+    picture, while one generation runs.
+    """
     http = server.http
     job = http.post("/api/jobs", json={"prompt": "an apple", "model": "tiny", "n": 2}).json()
     picture = server.wait(job["id"])["pictures"][0]["id"]
@@ -44,12 +46,15 @@ def crowd(server: Served, seconds: float) -> dict[str, Any]:
     works = [http.post("/api/jobs", json=long).json()["id"] for _ in range(1 + int(seconds) // 60)]
     try:
         script = str(Path(__file__).with_name("crowd.py"))
-        arguments = [sys.executable, script, str(server.port), str(seconds), str(CLIENTS), *paths]
+        arguments = [sys.executable, script, str(server.port), str(seconds), str(CLIENTS), picture, *paths]
         answer = subprocess.run(arguments, capture_output=True, text=True, timeout=seconds + 120, check=True)
         assert "running" in {http.get(f"/api/jobs/{id}").json()["state"] for id in works}
     finally:
         for id in works:
             http.post(f"/api/jobs/{id}/cancel", json={})
+        while waiting := http.get("/api/jobs", params={"state": "queued", "limit": 500}).json()["jobs"]:
+            for job in waiting:
+                http.post(f"/api/jobs/{job['id']}/cancel", json={})
         for id in works:
             server.wait(id)
     found: dict[str, Any] = json.loads(answer.stdout)
@@ -59,10 +64,14 @@ def crowd(server: Served, seconds: float) -> dict[str, Any]:
 def check(found: dict[str, Any], least: int, load: float) -> None:
     """Judge a crowd's answers; ``load``: the machine's load average before it came."""
     times = found["seconds"]
-    assert set(found["statuses"]) == {"200"}, found["statuses"]
+    assert found["wrong"] == [], (found["statuses"], found["wrong"][:5])
+    assert set(found["statuses"]) <= {"200", "202", "429"}, found["statuses"]
+    assert set(found["kinds"]) == {"look", "submit", "cancel", "favourite"}
     assert len(times) >= least
     p99 = statistics.quantiles(times, n=100)[98]
-    print(f"{len(times)} answers, p50 {statistics.median(times) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
+    print(
+        f"{len(times)} answers, p50 {statistics.median(times) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms: {found['kinds']}"
+    )
     # The bar is 250 ms. A machine that has other work takes longer for everything, by as many as share it.
     assert p99 < 0.25 * (1.0 if load < 1.0 else 1.0 + load), (p99, load)
 
