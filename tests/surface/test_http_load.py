@@ -69,9 +69,8 @@ def check(found: dict[str, Any], least: int, load: float) -> None:
     assert set(found["kinds"]) == {"look", "submit", "cancel", "favourite"}
     assert len(times) >= least
     p99 = statistics.quantiles(times, n=100)[98]
-    print(
-        f"{len(times)} answers, p50 {statistics.median(times) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms: {found['kinds']}"
-    )
+    print(f"{len(times)} answers, p50 {statistics.median(times) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
+    print(found["kinds"])
     # The bar is 250 ms. A machine that has other work takes longer for everything, by as many as share it.
     assert p99 < 0.25 * (1.0 if load < 1.0 else 1.0 + load), (p99, load)
 
