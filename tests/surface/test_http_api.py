@@ -362,7 +362,8 @@ def test_the_pages_examples_are_served(tmp_path: Path) -> None:
         tried = 0
         for line in lines:
             words = shlex.split(line)
-            if "/api/" not in line or "ID" in line or words[:2] != ["curl", "-s"]:
+            waits = any(word in line for word in ("/v1/images/", "txt2img", "img2img"))  # for a worker
+            if waits or "ID" in words[2] or words[1] != "-s":
                 continue
             assert words[2].startswith(server.url)
             if "-d" not in words:
@@ -370,6 +371,7 @@ def test_the_pages_examples_are_served(tmp_path: Path) -> None:
             else:
                 body = words[words.index("-d") + 1].encode()
                 kind = {"Content-Type": "application/json"}
-                assert server.http.post(words[2], content=body, headers=kind).status_code == 202, line
+                assert server.http.post(words[2], content=body, headers=kind).status_code in (200, 202), line
             tried += 1
-        assert tried >= 4
+        assert tried >= 30
+        assert '"init_images": ["' in html.unescape(page)

@@ -116,7 +116,9 @@ def refusal_of(error: BaseException) -> Refusal:
             return Refusal(500, name, public(str(error)))
         case _:
             LOG.error("unexpected", exc_info=error)
-            return Refusal(500, "InternalError", "this is a mistake of the server's own; its log says more")
+            message = "this is a mistake of the server's own; its log says more"
+            # uvicorn ends the connection, for the error goes on to it: nobody is to ask on it again.
+            return Refusal(500, "InternalError", message, {"Connection": "close"})
 
 
 def public(message: str) -> str:

@@ -25,7 +25,8 @@ article { border-top: 1px solid var(--line); padding: .75rem 0; }
 h3 { font: 600 1rem/1.4 ui-monospace, monospace; margin: 0; overflow-wrap: anywhere; }
 h3 b { display: inline-block; min-width: 4.5rem; } p { margin: .25rem 0; }
 pre { background: color-mix(in srgb, currentcolor 7%, transparent); border-radius: .4rem; margin: .4rem 0 0;
-  overflow-x: auto; padding: .5rem .75rem; font: 13px/1.5 ui-monospace, monospace; }
+  overflow-wrap: anywhere; padding: .5rem .75rem; white-space: pre-wrap;
+  font: 13px/1.5 ui-monospace, monospace; }
 """
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 _POLICY = (
@@ -133,7 +134,7 @@ def _page(document: dict[str, Any], address: str, language: str) -> Iterator[str
             continue
         yield f'<section><h2 id="{tag}">{escape(names[language == "zh"])}</h2>'
         for method, path, operation in found:
-            said = str(operation.get("description", ""))
+            said = str(operation.get("description", "")).replace("``", "")
             if language == "zh":
                 said = _CHINESE.get(f"{method} {path}", said)
             yield f"<article><h3><b>{method}</b> {escape(path)}</h3><p>{escape(said)}</p>"

@@ -137,6 +137,11 @@ class _Desk:
                 self.active.pop(job.id, None)
 
 
+_CHOICE: dict[str, Any] = {
+    "model": {"summary": "Choose a model", "value": {"sd_model_checkpoint": "default"}}
+}
+
+
 def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Streams) -> APIRouter:
     """The routes under ``/sdapi/v1``."""
     kitchen = Kitchen(engine, gallery, shelf, streams)
@@ -240,7 +245,7 @@ def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Stre
         }
 
     @router.post("/options")
-    def set_options(body: Annotated[dict[str, Any], Body()]) -> None:
+    def set_options(body: Annotated[dict[str, Any], Body(openapi_examples=_CHOICE)]) -> None:
         """Choose the model for what follows; other settings are A1111's own and are taken without effect."""
         named = body.get("sd_model_checkpoint")
         if named is not None:

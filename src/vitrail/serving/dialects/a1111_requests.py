@@ -31,6 +31,10 @@ Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Content = Annotated[str, Field(max_length=96 << 20, description="Base64 or a data: URL; no address.")]
 
 
+#: A grey square of 16 pixels as PNG, for examples.
+_DOT = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNsYEAFTAwjWgAAmZAAoFDIQrAAAAAASUVORK5CYII="
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -71,7 +75,7 @@ class Txt2Img(_Body):
 class Img2Img(Txt2Img):
     """``POST /sdapi/v1/img2img``."""
 
-    init_images: list[Content] | None = None
+    init_images: list[Content] | None = Field(default=None, examples=[[_DOT]])
     resize_mode: Whole = 0
     mask: Content | None = None
     mask_blur: Whole | None = 4
@@ -85,13 +89,13 @@ class Img2Img(Txt2Img):
 class PngInfo(_Body):
     """``POST /sdapi/v1/png-info``."""
 
-    image: Content
+    image: Content = Field(examples=[_DOT])
 
 
 class Extra(_Body):
     """``POST /sdapi/v1/extra-single-image``."""
 
-    image: Content = ""
+    image: Content = Field(default="", examples=[_DOT])
     resize_mode: Whole = 0
     upscaling_resize: Number = 2
     upscaling_resize_w: Whole = 512
