@@ -96,21 +96,31 @@ def test_streaming_with_partial_images(client: Any) -> None:
     assert events[-1].usage.total_tokens == 0
 
 
-def test_a_long_drawing_streams_its_partial_images(art_server: Served) -> None:
-    # A picture that is there in a moment has none to show: this one is drawn among two dozen others.
+def drawn_among_others(server: Served) -> list[str]:
+    """The kinds of the events of a picture that is streamed while two dozen others are drawn."""
     body = {"prompt": "a red apple"}
     with ThreadPoolExecutor(8) as others:
         asked = [
-            others.submit(art_server.http.post, "/v1/images/generations", json={**body, "n": 3})
-            for _ in range(8)
+            others.submit(server.http.post, "/v1/images/generations", json={**body, "n": 3}) for _ in range(8)
         ]
-        while len(art_server.http.get("/api/jobs?state=queued&limit=20").json()["jobs"]) < 5:
+        while len(server.http.get("/api/jobs?state=queued&limit=20").json()["jobs"]) < 5:
+            if any(one.done() for one in asked):  # a pass began with most of them
+                break
             time.sleep(0.01)
         body |= {"stream": True, "partial_images": 3}
-        with art_server.http.stream("POST", "/v1/images/generations", json=body) as answer:
+        with server.http.stream("POST", "/v1/images/generations", json=body) as answer:
             kinds = [line[7:] for line in answer.iter_lines() if line.startswith("event: ")]
         assert all(one.result().status_code == 200 for one in asked)
-    assert kinds[-1] == "image_generation.completed"
+    return kinds
+
+
+def test_a_long_drawing_streams_its_partial_images(art_server: Served) -> None:
+    # A picture that is there in a moment has none to show; that it is one of many is a matter of moments.
+    for _ in range(4):
+        kinds = drawn_among_others(art_server)
+        assert kinds[-1] == "image_generation.completed"
+        if "image_generation.partial_image" in kinds:
+            break
     assert 1 <= kinds.count("image_generation.partial_image") <= 3
 
 
