@@ -87,7 +87,7 @@ def size(resolved: Any) -> tuple[int, int]:
     more = getattr(resolved, "expand", None)
     if more:
         return SIDE + more.left + more.right, SIDE + more.top + more.bottom
-    width, height = getattr(resolved, "width", SIDE), getattr(resolved, "height", SIDE)
+    width, height = (getattr(resolved, side, None) or SIDE for side in ("width", "height"))
     if width != height or width not in SIDES:
         raise InputError(f"size {width}x{height} is not possible")
     return width, height

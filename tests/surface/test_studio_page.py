@@ -203,6 +203,7 @@ def test_a_walk_is_a_film_that_is_played_and_moved_through(browser: Any, quick: 
     page.fill("#stop-1", "a moon")
     page.fill(".slider input", "6")
     page.click("#go")
+    page.wait_for_selector("#queue [data-state=succeeded] .t:text-is('walk · a red apple → a moon')")
     page.wait_for_selector(".film output:text-is('1 / 6')")
     frame = "() => document.querySelector('.film img').src"
     first = page.evaluate(frame)
@@ -212,7 +213,6 @@ def test_a_walk_is_a_film_that_is_played_and_moved_through(browser: Any, quick: 
     page.click(".film button[aria-label=Play]")
     page.wait_for_selector(".film output:text-is('6 / 6')")
     page.click(".film button[aria-label=Pause]")
-    page.wait_for_selector("#queue .t:text-is('walk · a red apple → a moon')")
     film = httpx.get(quick.url + page.get_attribute(".result-of a[download]", "href"), trust_env=False)
     assert Image.open(io.BytesIO(film.content)).n_frames == 6
     assert page.errors == []

@@ -26,7 +26,7 @@ function wall(pick, filters) {
       {
         type: "button",
         class: "tile",
-        title: picture.prompt,
+        title: picture.prompt || kindName(picture.kind),
         "data-picture": picture.id,
         onclick: () => pick(picture, element),
       },

@@ -1,7 +1,7 @@
 // The latest pictures, in a row.
 import * as api from "./api.js";
 import { fill, h, tried } from "./dom.js";
-import { t } from "./i18n.js";
+import { kindName, t } from "./i18n.js";
 
 export function latestStrip(open) {
   const list = h("div", { class: "strip", role: "list" });
@@ -15,8 +15,8 @@ export function latestStrip(open) {
         pictures.map((picture) =>
           h(
             "button",
-            { type: "button", class: "tile", role: "listitem", title: picture.prompt, onclick: () => open(picture.id) },
-            h("img", { src: api.thumbnail(picture.id), alt: picture.prompt || t("notNamed"), loading: "lazy" }),
+            { type: "button", class: "tile", role: "listitem", title: picture.prompt || kindName(picture.kind), onclick: () => open(picture.id) },
+            h("img", { src: api.thumbnail(picture.id), alt: picture.prompt || kindName(picture.kind), loading: "lazy" }),
           ),
         ),
       );
