@@ -95,11 +95,14 @@ def in_browser(folder: Path, starts: int) -> dict[str, object]:
         for number in range(starts):
             with server("studio", folder / str(number), "--no-browser") as (address, began):
                 page = browser.new_context().new_page()
+                # As the studio itself does, which opens the page once it listens: a browser that is
+                # refused first waits for seconds.
+                host, port = address.removeprefix("http://").split(":")
                 while True:
-                    with contextlib.suppress(Exception):  # not there yet
-                        page.goto(address)
+                    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), 5):
                         break
-                    time.sleep(0.01)
+                    time.sleep(0.005)
+                page.goto(address)
                 page.wait_for_selector("#go:enabled")
                 pages.append(time.perf_counter() - began)
                 page.close()
