@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Identity", "alive", "cpu_seconds", "die_with_parent"]
+__all__ = ["Identity", "alive", "cpu_seconds", "die_with_parent", "serve_parent"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,15 @@ def die_with_parent(parent: int) -> None:
             ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os._exit(1)
+
+
+def serve_parent(parent: int) -> None:
+    """Be a process that works for ``parent`` alone: it may be lost, and ends when the parent says so."""
+    die_with_parent(parent)
+    for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches all of us; the parent decides
+        signal.signal(name, signal.SIG_IGN)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("600")  # when memory runs out, rather this than a server
 
 
 @cache

@@ -196,8 +196,7 @@ class Claims:
     def give_back(self, claim: Claim, killed: str | None = None) -> None:
         """Let another one begin the job again, or give it up: ``killed`` says what its worker died of."""
         with self._database.write() as connection:
-            held = sa.select(JOBS).where(JOBS.c.id == claim.id, *self._mine(claim)).with_for_update()
-            row = connection.execute(held).one_or_none()
+            row = connection.execute(self._held(claim).with_for_update()).one_or_none()
             if row is not None:
                 now = self._database.now(connection)
                 _wait_again(connection, self._permits, row, now, killed)
@@ -218,8 +217,7 @@ class Claims:
     def holds(self, claim: Claim) -> bool:
         """Whether the job is still this worker's; it is not if the worker was cut off for too long."""
         with self._database.read() as connection:
-            held = sa.select(JOBS.c.id).where(JOBS.c.id == claim.id, *self._mine(claim))
-            return connection.execute(held).one_or_none() is not None
+            return connection.execute(self._held(claim)).one_or_none() is not None
 
     def unwanted(self, claims: Sequence[Claim]) -> set[str]:
         """Ids of those claims whose work should stop: cancelled, or no longer this worker's."""
@@ -252,8 +250,7 @@ class Claims:
             self._permits.add(connection, f"{lane}-{name or int(now // 5)}", lane)
 
     def _add(self, connection: sa.Connection, claim: Claim, index: int, picture: Picture) -> Change | None:
-        held = sa.select(JOBS.c.id).where(JOBS.c.id == claim.id, *self._mine(claim)).with_for_update()
-        if connection.execute(held).one_or_none() is None:
+        if connection.execute(self._held(claim).with_for_update()).one_or_none() is None:
             return None
         place = (PICTURES.c.job == claim.id, PICTURES.c.number == index)
         connection.execute(sa.delete(PICTURES).where(*place))  # told before a crash
@@ -273,6 +270,9 @@ class Claims:
     def _changed(self, change: Change | None) -> None:
         if change is not None:
             self._tell(change.job.id, change.seq)
+
+    def _held(self, claim: Claim) -> sa.Select[Any]:
+        return sa.select(JOBS).where(JOBS.c.id == claim.id, *self._mine(claim))
 
     def _mine(self, claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
         return (

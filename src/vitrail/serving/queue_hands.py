@@ -6,11 +6,9 @@ knows neither the queue nor the gallery. Models stay loaded between jobs. It end
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import signal
 import sys
 import threading
 import time
@@ -27,7 +25,7 @@ from vitrail.errors import CancelledError, VitrailError
 from vitrail.request_fields import Model
 from vitrail.schema import ImageRecord
 from vitrail.serving.failures import code_of
-from vitrail.serving.processes import die_with_parent
+from vitrail.serving.processes import serve_parent
 from vitrail.serving.queue_pipe import Line
 from vitrail.serving.queue_requests import read_request
 
@@ -116,11 +114,7 @@ Work = Callable[[Sequence[Assignment], Tell, Path], None]
 
 def serve(descriptor: int, parent: int, folder: Path, work: Work) -> None:
     """Do what the worker at the other end of the connection says, until it is gone."""
-    die_with_parent(parent)
-    for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches all of us; the worker decides
-        signal.signal(name, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("600")  # when memory runs out, rather this than a server
+    serve_parent(parent)
     os.dup2(2, 1)  # what libraries print is no message of ours
     line = Line.of(descriptor)
     orders = _Orders()

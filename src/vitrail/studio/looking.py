@@ -10,7 +10,6 @@ import contextlib
 import io
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrail.errors import VitrailError
-from vitrail.serving.processes import die_with_parent
+from vitrail.serving.processes import serve_parent
 from vitrail.serving.queue_pipe import Line
 
 if TYPE_CHECKING:
@@ -95,13 +94,7 @@ class Look:
 def main() -> None:
     """Run as ``python -m vitrail.studio.looking DESCRIPTOR PARENT FOLDER``."""
     descriptor, parent, folder = sys.argv[1:]
-    die_with_parent(int(parent))
-    for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches all of us; the server decides
-        signal.signal(name, signal.SIG_IGN)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(
-            "600"
-        )  # when memory runs out, rather this than the server
+    serve_parent(int(parent))
     line = Line.of(int(descriptor))
     from vitrail.data.inspect import inspect
 
