@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes that share the tests: one a core, four at most (each holds torch and a tiny model or two).
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); test $$n -le 4 && echo $$n || echo 4)
+# Processes that share the tests: one more than there are cores, for many of them wait, and four at most (each
+# holds torch and a tiny model or two).
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); test $$n -lt 4 && echo $$((n + 1)) || echo 4)
 
 .PHONY: demo test check soak setup benchmark clean
 

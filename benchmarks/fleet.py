@@ -4,10 +4,12 @@ The queue's own code runs against a real server of Debian's in a temporary folde
 the *server* spends on each operation is read from /proc: that is what all workers share (their own time is
 not shared), and it does not depend on what else this machine does. A simulation then lets N workers take jobs
 through a database of so many cores, one event an operation: look for a permit, take it, claim, tell progress,
-look for cancels, publish, finish, beat. What it leaves out: the network's latency, and rows that several
-workers want at the same moment (SKIP LOCKED leaves none in the claim).
+look for cancels, keep a picture and end its job, beat. The network takes its time too: how often an operation
+asks and waits for an answer is counted on the line, and each takes ``--latency`` milliseconds. What it leaves
+out: rows that several workers want at the same moment (SKIP LOCKED leaves none in the claim).
 
-Run it as ``python benchmarks/fleet.py [--jobs 200] [--cores 4] [--seconds 2.0 20.0]``. The last line is JSON.
+Run it as ``python benchmarks/fleet.py [--jobs 200] [--cores 4] [--seconds 2 20] [--latency 0 0.5 5]``. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitrail.schema import TextToImageRequest
 from vitrail.serving.processes import Identity
@@ -45,6 +47,18 @@ ASK = 0.5
 FLEETS = (1, 3, 10, 30, 100, 300, 1000)
 
 
+class Cost(NamedTuple):
+    """Of one operation: processor ``seconds`` of the server, and ``trips`` to it and back."""
+
+    seconds: float
+    trips: float
+
+    def __add__(self, other: object) -> Cost:
+        """Of both."""
+        assert isinstance(other, Cost)
+        return Cost(self.seconds + other.seconds, self.trips + other.trips)
+
+
 def server_seconds(pid: int) -> float:
     """Processor time of a process and all its children, those that ended included."""
     total, ticks = 0.0, os.sysconf("SC_CLK_TCK")
@@ -62,9 +76,10 @@ def server_seconds(pid: int) -> float:
     return total
 
 
-def measure(jobs: int) -> dict[str, float]:
-    """Server seconds an operation, each the mean of ``jobs``."""
-    sys.path.insert(0, str(TESTS))
+def measure(jobs: int) -> dict[str, Cost]:
+    """What an operation costs, each the mean of ``jobs``."""
+    sys.path[:0] = [str(TESTS), str(TESTS / "faults")]
+    from cut_line import Line
     from postgres import PostgresServer, programs
 
     found = programs()
@@ -74,29 +89,31 @@ def measure(jobs: int) -> dict[str, float]:
     server = PostgresServer(found, folder)
     data = Path(tempfile.mkdtemp(prefix="vitrail-fleet-"))
     try:
-        return _measured(server, data, jobs)
+        with Line(server.port) as line:
+            return _measured(server, line, data, jobs)
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(data, ignore_errors=True)
 
 
-def _measured(server: Any, data: Path, jobs: int) -> dict[str, float]:
-    settings = WorkerSettings(folder=str(data), database=server.new_database(), pictures=str(data / "shared"))
+def _measured(server: Any, line: Any, data: Path, jobs: int) -> dict[str, Cost]:
+    url = line.url(server.new_database())
+    settings = WorkerSettings(folder=str(data), database=url, pictures=str(data / "shared"))
     database, gallery, permits = settings.open()
     store = QueueStore(database, permits, 10 * jobs)
     claims = Claims(database, permits, Identity("w", "elsewhere", 1, "1"), 1e6)
     assert server._server is not None
     pid = server._server.pid
 
-    def timed(action: Callable[[int], Any]) -> float:
-        before = server_seconds(pid)
+    def timed(action: Callable[[int], Any]) -> Cost:
+        before, asked = server_seconds(pid), line.asked
         for number in range(jobs):
             action(number)
-        return (server_seconds(pid) - before) / jobs
+        return Cost((server_seconds(pid) - before) / jobs, (line.asked - asked) / jobs)
 
     held: list[Any] = []
-    costs: dict[str, float] = {}
+    costs: dict[str, Cost] = {}
     # Two queues full, so that the plans are those of a queue that is used.
     for number in range(jobs):
         store.submit(TextToImageRequest(prompt="warm", seed=number), None)
@@ -106,14 +123,25 @@ def _measured(server: Any, data: Path, jobs: int) -> dict[str, float]:
     costs["progress"] = timed(lambda n: claims.progress(held[n], 1, STEPS, 1.0))
     costs["unwanted"] = timed(lambda n: claims.unwanted(held[n : n + 1]))
     record, body = _picture()
-    costs["publish"] = timed(
-        lambda n: claims.picture(
-            held[n],
-            0,
-            gallery.add(body, ".png", record, id=picture_id(held[n].id, 0), job=held[n].id),
+
+    def publish(number: int) -> None:
+        claim = held[number]
+
+        def tell(connection: Any, picture: Any) -> None:
+            claims.picture(connection, claim, 0, picture)
+            claims.end(connection, claim, "succeeded")
+
+        gallery.add(
+            body,
+            ".png",
+            record,
+            id=picture_id(claim.id, 0),
+            job=claim.id,
+            wanted=lambda connection: claims.hold(connection, claim),
+            tell=tell,
         )
-    )
-    costs["finish"] = timed(lambda n: claims.finish(held[n], "succeeded"))
+
+    costs["publish"] = timed(publish)
     costs |= _permit_costs(settings, timed, jobs)
     permits.close()
     database.close()
@@ -121,8 +149,8 @@ def _measured(server: Any, data: Path, jobs: int) -> dict[str, float]:
 
 
 def _permit_costs(
-    settings: WorkerSettings, timed: Callable[[Callable[[int], Any]], float], jobs: int
-) -> dict[str, float]:
+    settings: WorkerSettings, timed: Callable[[Callable[[int], Any]], Cost], jobs: int
+) -> dict[str, Cost]:
     """What DBOS costs: a look that finds nothing, and a permit from its dequeue to its end."""
     from dbos import DBOS
 
@@ -153,7 +181,7 @@ def _permit_costs(
     stop_permits()
     permits.close()
     database.close()
-    return {"look": look, "permit": max(0.0, used + adding)}
+    return {"look": look, "permit": used + adding}
 
 
 def _wait(ready: Callable[[], bool], started: float) -> None:
@@ -180,12 +208,11 @@ def _picture() -> tuple[Any, bytes]:
     return record, picture_bytes(Image.new("RGB", (64, 64)), "png", record)
 
 
-def simulate(workers: int, seconds: float, cores: int, costs: dict[str, float]) -> float:
+def simulate(workers: int, seconds: float, cores: int, costs: dict[str, Cost], latency: float = 0.0) -> float:
     """Jobs a second that ``workers`` finish, each job ``seconds`` of work, the queue never empty.
 
-    Counted from the third job's time to the thirteenth's, when the beginning is forgotten.
-
-    The database is ``cores`` servers with one line before them, first come first served.
+    Counted from the third job's time to the thirteenth's, when the beginning is forgotten. The database is
+    ``cores`` servers with one line before them, first come first served; a trip takes ``latency`` seconds.
     """
     chance = random.Random(workers)
     counted_from, span = 3 * seconds, 13 * seconds
@@ -204,9 +231,9 @@ def simulate(workers: int, seconds: float, cores: int, costs: dict[str, float]) 
     def served(when: float, *operations: str) -> float:
         """When the database has done these for one who asked at ``when``."""
         start = max(when, heapq.heappop(free))
-        end = start + sum(costs[name] for name in operations)
+        end = start + sum(costs[name].seconds for name in operations)
         heapq.heappush(free, end)
-        return end
+        return end + latency * sum(costs[name].trips for name in operations)
 
     ends = [0.0] * workers
     for worker in range(workers):
@@ -230,7 +257,7 @@ def simulate(workers: int, seconds: float, cores: int, costs: dict[str, float]) 
         elif what == "finish":
             done += 1
             counted += now > counted_from
-            at(served(now, "publish", "finish"), "take", worker)
+            at(served(now, "publish"), "take", worker)
         elif what == "beat":
             at(served(now, "beat") + BEAT, "beat", worker)
         elif what == "look":
@@ -244,30 +271,32 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=200, help="operations of each kind that are measured")
     parser.add_argument("--cores", type=int, default=4, help="cores of the simulated database")
     parser.add_argument("--seconds", type=float, nargs="+", default=[2.0, 20.0], help="work a job")
+    parser.add_argument(
+        "--latency", type=float, nargs="+", default=[0.0, 0.5, 5.0], help="of the network, milliseconds"
+    )
     options = parser.parse_args()
     costs = measure(options.jobs)
     for name, cost in costs.items():
-        print(f"{name:<10}{1000 * cost:8.3f} ms of the server")
-    scaling: dict[str, dict[str, float]] = {}
-    for seconds in options.seconds:
-        rates = {n: simulate(n, seconds, options.cores, costs) for n in FLEETS}
-        one = rates[1]
-        for n, rate in rates.items():
-            share = rate / (n * one)
-            print(
-                f"{seconds:5.1f} s a job {n:5d} workers {rate:9.2f} jobs/s, {share:6.1%} of so many times one"
-            )
-        scaling[f"{seconds:g}"] = {str(n): round(rate, 3) for n, rate in rates.items()}
-    ideal = {name: 1000 / float(name) for name in scaling}
+        print(f"{name:<10}{1000 * cost.seconds:8.3f} ms of the server, {cost.trips:5.1f} trips")
+    rates: dict[str, dict[str, float]] = {}
+    efficiency: dict[str, float] = {}
+    for latency in options.latency:
+        for seconds in options.seconds:
+            name = f"{seconds:g} s, {latency:g} ms"
+            fleet = {n: simulate(n, seconds, options.cores, costs, latency / 1000) for n in FLEETS}
+            for n, rate in fleet.items():
+                share = rate * seconds / n
+                print(f"{name} of latency: {n:5d} workers {rate:9.2f} jobs/s, {share:6.1%} of the ideal")
+            rates[name] = {str(n): round(rate, 3) for n, rate in fleet.items()}
+            efficiency[name] = round(fleet[FLEETS[-1]] * seconds / FLEETS[-1], 4)
     print(
         json.dumps(
             {
-                "cost_ms": {name: round(1000 * cost, 4) for name, cost in costs.items()},
+                "cost_ms": {name: round(1000 * cost.seconds, 4) for name, cost in costs.items()},
+                "trips": {name: round(cost.trips, 1) for name, cost in costs.items()},
                 "cores": options.cores,
-                "jobs_per_second": scaling,
-                "efficiency_1000": {
-                    name: round(rates["1000"] / ideal[name], 4) for name, rates in scaling.items()
-                },
+                "jobs_per_second": rates,
+                "efficiency_1000": efficiency,
             }
         )
     )

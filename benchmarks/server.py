@@ -2,12 +2,13 @@
 
 ``overhead_ratio``: time of a picture over HTTP (asked, followed, kept in the gallery, fetched) over that of
 the same call in this process, which saves it as a file too; the median of pairs that take turns.
-``overhead_unsaved_ratio``: the same where the call in this process saves nothing. ``batching_ratio``:
-pictures a second of 64 clients at once over those of one client that waits for each. ``first_page_s``: from
-the start of ``vitrail studio`` until Create can be pressed in a headless Chromium that runs already, the
-median of several starts; ``first_picture_s``: from the first click on a warm server until the picture is on
-the screen, the slowest of three pages (both null without a browser; ``..._http_s`` are the same asked over
-HTTP). ``p99_ms``: other addresses of the server while the 64 clients' pictures are made.
+``overhead_unsaved_ratio``: the same where the call in this process saves nothing. ``busy_ratio``: a picture
+over HTTP beside a program that keeps one core busy, over one without it. ``batching_ratio``: pictures a
+second of 64 clients at once over those of one client that waits for each. ``first_page_s``: from the start of
+``vitrail studio`` until Create can be pressed in a headless Chromium that runs already, the median of several
+starts; ``first_picture_s``: from the first click on a warm server until the picture is on the screen, the
+slowest of three pages (both null without a browser; ``..._http_s`` are the same asked over HTTP). ``p99_ms``:
+other addresses of the server while the 64 clients' pictures are made.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def main() -> None:
             print(f"first pictures {[round(one, 2) for one in firsts]} s", flush=True)
             found |= overhead(client, Path(folder) / "direct", options.pairs)
             print(f"overhead {found['overhead_ratio']}", flush=True)
+            found["busy_ratio"] = beside_a_program(client)
+            print(f"beside a busy program {found['busy_ratio']}", flush=True)
             found |= batching(client, address, options.alone)
     found["load_after"] = round(os.getloadavg()[0], 1)
     print(json.dumps(found))
@@ -206,6 +209,18 @@ def overhead(client: Client, folder: Path, pairs: int) -> dict[str, object]:
         "direct_s": round(statistics.median(direct), 3),
         "served_s": round(statistics.median(served), 3),
     }
+
+
+def beside_a_program(client: Client, count: int = 8) -> float:
+    """How many times as long a picture takes, as the median, while another program computes."""
+    quiet = [over_http(client, seed) for seed in range(count)]
+    program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        busy = [over_http(client, seed) for seed in range(count)]
+    finally:
+        program.kill()
+        program.wait()
+    return round(statistics.median(busy) / statistics.median(quiet), 2)
 
 
 def _median_ratio(above: Sequence[float], below: Sequence[float]) -> float:

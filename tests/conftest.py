@@ -14,7 +14,13 @@ import torch
 from postgres import postgres_server, postgres_url  # noqa: F401  (fixtures for every test)
 from safetensors.torch import save
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from turns import pytest_configure, pytest_runtest_protocol, pytest_unconfigure  # noqa: F401  (hooks)
+from turns import (  # noqa: F401  (hooks)
+    pytest_configure,
+    pytest_runtest_call,
+    pytest_runtest_setup,
+    pytest_runtest_teardown,
+    pytest_unconfigure,
+)
 
 from vitrail.data.text_sources import quantize_rows
 from vitrail.models.registry import build
@@ -102,6 +108,12 @@ def make_tiny_model(folder: Path, *, upsampler: bool = True, seed: int = 0) -> P
             licence="Apache-2.0",
         )
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_each_run() -> None:
+    """A test that draws at random draws the same each time, whatever ran before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)

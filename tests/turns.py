@@ -1,7 +1,8 @@
-"""Hooks for ``pytest -n``: a test marked ``alone`` runs while the other workers wait between two tests.
+"""Hooks for ``pytest -n``: a test marked ``alone`` runs while the other workers wait.
 
 Workers share two locks. Every test holds the first one for reading; a test that is ``alone`` holds it for
-writing. The second is a gate in front of it, so that a steady stream of readers cannot keep a writer waiting.
+writing, but not while its fixtures are made and ended. The second is a gate in front of it, so that a steady
+stream of readers cannot keep a writer waiting.
 """
 
 from __future__ import annotations
@@ -43,13 +44,34 @@ def locked(name: str, how: int) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """One test from its set-up to its tear-down, in its turn."""
+@contextlib.contextmanager
+def turn(how: int) -> Iterator[None]:
+    """One step of a test, in its turn."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        return (yield)
-    how = fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH
+        yield
+        return
     with contextlib.ExitStack() as held:
         with locked("gate", how):
             held.enter_context(locked("room", how))
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Generator[None, Any, Any]:
+    """The fixtures, beside other tests."""
+    with turn(fcntl.LOCK_SH):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """The test itself."""
+    with turn(fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Generator[None, Any, Any]:
+    """The fixtures' ends, beside other tests."""
+    with turn(fcntl.LOCK_SH):
         return (yield)

@@ -294,6 +294,12 @@ not a file name
     不是文件名
 is not a picture that can be read; allowed are PNG, JPEG, WebP and GIF
     不是可读取的图片；支持 PNG、JPEG、WebP 和 GIF
+this file is not a picture that can be read; allowed are PNG, JPEG, WebP and GIF
+    这个文件不是可读取的图片；支持 PNG、JPEG、WebP 和 GIF
+this file is {w#}x{h#} pixels ({m#} megapixels); allowed are {most#} megapixels, so make it smaller first
+    这张图片为 {w}x{h} 像素（{m} 百万像素）；最多 {most} 百万像素，请先缩小
+this file
+    这个文件
 {file} is not a picture that can be read; allowed are PNG, JPEG, WebP and GIF
     {file} 不是可读取的图片；支持 PNG、JPEG、WebP 和 GIF
 is empty; it is not a picture
@@ -330,8 +336,14 @@ no frame in it
     没有任何一帧
 is {w#}x{h#} pixels; it has no picture in it
     尺寸为 {w}x{h} 像素，其中没有图像
-is {w#}x{h#} pixels; allowed are {most#} in all
-    尺寸为 {w}x{h} 像素；总像素数最多 {most}
+{file} is {w#}x{h#} pixels ({m#} megapixels); allowed are {most#} megapixels, so make it smaller first
+    {file} 为 {w}x{h} 像素（{m} 百万像素）；最多 {most} 百万像素，请先缩小
+is {w#}x{h#} pixels ({m#} megapixels); allowed are {most#} megapixels, so make it smaller first
+    尺寸为 {w}x{h} 像素（{m} 百万像素）；最多 {most} 百万像素，请先缩小
+a picture of {w#}x{h#} pixels ({m#} megapixels) is too large; allowed are {most#} megapixels
+    {w}x{h} 像素（{m} 百万像素）的图片过大；最多 {most} 百万像素
+a sheet of {w#}x{h#} pixels ({m#} megapixels) is too large; allowed are {most#} megapixels
+    {w}x{h} 像素（{m} 百万像素）的拼图过大；最多 {most} 百万像素
 cannot be decoded: {reason}; the file is damaged or cut off
     无法解码：{reason}；文件已损坏或不完整
 cannot be read as a picture: {reason}; the file is damaged
@@ -434,8 +446,16 @@ the database address cannot be read; write postgresql://user@host/name
     无法识别数据库地址；请写作 postgresql://user@host/name
 the database {name} refused: {cause}; free some space
     数据库 {name} 拒绝操作：{cause}；请释放磁盘空间
+the database {name} refused: {cause}; free some space, or see whether its disk is whole
+    数据库 {name} 拒绝操作：{cause}；请释放磁盘空间，或检查磁盘是否完好
+the database {name} refused: {cause}; let this user write the file and its folder, or choose another folder
+    数据库 {name} 拒绝操作：{cause}；请让当前用户可以写入该文件及其文件夹，或选择其他文件夹
+the database {name} refused: {cause}; put a copy back, or move it away and run: vitrail gallery repair
+    数据库 {name} 拒绝操作：{cause}；请放回该文件的备份，或将其移走后运行：vitrail gallery repair
 the database {name} refused: {cause}; see whether its disk or server is there
     数据库 {name} 拒绝操作：{cause}；请检查其磁盘或服务器
+the database {name} is away: {cause}; see whether its server is there
+    数据库 {name} 暂不可用：{cause}；请检查其服务器
 there is no such picture; it may have been deleted
     没有这张图片；可能已被删除
 the body is not valid JSON; numbers have at most {most#} digits
@@ -454,10 +474,22 @@ this server does not answer to that host; see --allow-host
     本服务器不以该名称提供服务；参见 --allow-host
 {have#} jobs wait already, and {most#} are allowed; try again later
     已有 {have} 个任务在排队，最多 {most} 个；请稍后再试
+the body's length is said in two ways
+    请求体的长度有两种说法
+the server's database does not answer; ask again in a moment
+    服务器的数据库没有响应；请稍后再试
 the server cannot write to its disk or database; free some space
     服务器无法写入磁盘或数据库；请腾出空间
 this idempotency key was used for another request; use a fresh key for each
     该幂等键已用于另一个请求；每个请求请用新的键
+size cannot be read; write auto, or width and height such as {size}
+    无法识别 size；请写 auto，或宽和高，例如 {size}
+{name} is given several times; send one file
+    {name} 给出了多个；请只发送一个文件
+{name} is missing; send one file
+    缺少 {name}；请发送一个文件
+scripts are not run here; leave script_name out
+    此处不运行脚本；请去掉 script_name
 {names} cannot be used; /openapi.json says what is allowed
     {names} 无法使用；可用的值见 /openapi.json
 no {kind} is called {name}; put its file into {place}, or name folders of models in {variable} or {file}
@@ -584,6 +616,12 @@ there is no such run; its folder may have been removed
     没有这个训练；它的文件夹可能已被删除
 this run has no model yet: it has one once it was stopped in good order, or is finished
     这个训练还没有模型：正常停止或完成之后才有
+{name} cannot be fetched: nobody who has it answers; check the network and try again
+    无法获取 {name}：提供它的站点都没有应答；请检查网络后重试
+fetching {name} failed; the server's log says why
+    获取 {name} 失败；原因见服务器日志
+no worker lives yet; ask again in a moment
+    还没有工作进程；请稍后再试
 there is no such model; see the models page
     没有这个模型；参见“模型”页
 this picture does not say how it was made

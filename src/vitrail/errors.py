@@ -13,6 +13,7 @@
         ├── TrainingError                  a training run that must stop
         │   └── NonFiniteError             a loss, gradient or latent became NaN or infinite
         ├── StorageError                   the disk is full, read-only or gone
+        │   └── UnreachableError           the database's server is away, perhaps for a moment
         ├── MissingExtraError              an optional dependency is not installed
         └── CancelledError                 the caller asked for the work to stop
 
@@ -34,6 +35,7 @@ __all__ = [
     "StorageError",
     "TrainingError",
     "UnknownJobError",
+    "UnreachableError",
     "VitrailError",
 ]
 
@@ -89,6 +91,10 @@ class NonFiniteError(TrainingError):
 
 class StorageError(VitrailError):
     """The disk is full, read-only or gone."""
+
+
+class UnreachableError(StorageError):
+    """The database's server does not answer; a server of ours answers 503 until it does."""
 
 
 class MissingExtraError(VitrailError):

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageOps
 from vitrail.errors import DataError, InputError, NonFiniteError
 from vitrail.files import shown
 from vitrail.fonts import Font, can_draw, font_for, plain_font
-from vitrail.picture_headers import PictureHeader, check_size, walk_header
+from vitrail.picture_headers import PictureHeader, check_size, megapixels, walk_header
 
 if TYPE_CHECKING:  # a server reads pictures and starts without torch
     from torch import Tensor
@@ -33,6 +33,7 @@ __all__ = [
     "MAX_PIXELS",
     "PictureHeader",
     "Source",
+    "contained",
     "flatten",
     "grid",
     "open_image",
@@ -55,14 +56,15 @@ Source = Path | str | bytes
 """A path, or the bytes of a file."""
 
 
-def read_header(source: Source, max_pixels: int = MAX_PIXELS) -> PictureHeader:
+def read_header(source: Source, max_pixels: int = MAX_PIXELS, *, name: str | None = None) -> PictureHeader:
     """Read format and size without decoding anything; a few kilobytes of memory whatever the file claims.
 
-    ``source`` is a path or the bytes of a file. Raises :class:`InputError` where there is no such file and
+    ``source`` is a path or the bytes of a file; ``name`` is what messages call it, by default the path or
+    "the picture". Raises :class:`InputError` where there is no such file and
     :class:`DataError` for another format, a damaged header, or more than ``max_pixels`` pixels.
     """
     with open_stream(source) as file:
-        return walk_header(file, _name(source), max_pixels)
+        return walk_header(file, name or _name(source), max_pixels)
 
 
 @contextlib.contextmanager
@@ -124,6 +126,17 @@ def flatten(picture: Image.Image, *, keep_alpha: bool = False) -> Image.Image:
         return rgba
     white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def contained(picture: Image.Image, size: tuple[int, int], method: Image.Resampling) -> Image.Image:
+    """``picture`` as large as fits into ``size`` (width, height) in its own shape; of the thinnest, whose
+    shorter side would come to nothing, a pixel is left.
+    """
+    if round(picture.width / picture.height * size[1]) < 1:
+        return picture.resize((1, size[1]), method)
+    if round(picture.height / picture.width * size[0]) < 1:
+        return picture.resize((size[0], 1), method)
+    return ImageOps.contain(picture, size, method)
 
 
 def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
@@ -242,7 +255,10 @@ def grid(
     text_height = 2 * (size + 2) + 2 if labels is not None else 0
     width, height = across * (cell[0] + pad) + pad, down * (cell[1] + text_height + pad) + pad
     if width * height > MAX_PIXELS:
-        raise InputError(f"a sheet of {width}x{height} pixels is too large; allowed are {MAX_PIXELS} in all")
+        raise InputError(
+            f"a sheet of {width}x{height} pixels ({megapixels(width * height)}) is too large; "
+            f"allowed are {megapixels(MAX_PIXELS)}"
+        )
     sheet = Image.new("RGB", (width, height), background)
     draw = ImageDraw.Draw(sheet)
     ink = (0, 0, 0) if sum(background) > 382 else (255, 255, 255)

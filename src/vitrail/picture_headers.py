@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 
 from vitrail.errors import DataError
 
-__all__ = ["Format", "PictureHeader", "check_size", "walk_header"]
+__all__ = ["Format", "PictureHeader", "check_size", "megapixels", "walk_header"]
 
 _MAX_METADATA_BYTES = 16 << 20  # text, EXIF and colour profiles in front of the first pixel
 _ALLOWED = "allowed are PNG, JPEG, WebP and GIF"
@@ -70,7 +70,15 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise DataError(f"{name} is {width}x{height} pixels; it has no picture in it")
     if width * height > max_pixels:
-        raise DataError(f"{name} is {width}x{height} pixels; allowed are {max_pixels} in all")
+        raise DataError(
+            f"{name} is {width}x{height} pixels ({megapixels(width * height)}); "
+            f"allowed are {megapixels(max_pixels)}, so make it smaller first"
+        )
+
+
+def megapixels(count: int) -> str:
+    """A number of pixels as people say it: 40,000,000 are "40 megapixels"."""
+    return f"{count / 1e6:.4g} megapixels"
 
 
 def _take(file: BinaryIO, count: int) -> bytes:

@@ -2,8 +2,8 @@
 
 The prompt says what happens: ``draw`` makes small pictures of the seed's colour, each step ``pause`` seconds
 (``draw 0.05``); ``kill``, ``bus``, ``stop`` and ``idle`` end or hang the process; ``fail``, ``bug`` and
-``memory`` raise; ``late`` draws and then ends no more. What is begun is noted in ``begun.txt`` in the folder,
-so that a test sees work that nobody wanted.
+``memory`` raise; ``quiet`` waits without a word until it is cancelled; ``late`` draws and then ends no more.
+What is begun is noted in ``begun.txt`` in the folder, so that a test sees work that nobody wanted.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ def one(assignment: Assignment, tell: Tell, folder: Path, together: int) -> None
             os.kill(os.getpid(), signal.SIGSTOP)
         case "idle":
             time.sleep(600)
+        case "quiet":
+            assignment.cancelled.wait(600)
         case "fail":
             raise InputError("this request cannot be served; ask for another")
         case "bug":
@@ -94,6 +96,38 @@ def draw(assignment: Assignment, tell: Tell, pause: float) -> None:
     if request.prompt == "late":
         time.sleep(600)
     tell.done(assignment.id, ("a hint",))
+
+
+class _Kept(Tell):
+    """Keeps the pictures that are told, and nothing else."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[dict[str, Any], bytes]] = []
+        self.open = set()
+
+    def picture(
+        self,
+        job: str,
+        index: int,
+        record: ImageRecord,
+        suffix: str,
+        data: bytes,
+        *,
+        kind: str | None = None,
+        last: bool = False,
+    ) -> None:
+        head = {"job": job, "index": index, "record": record.to_json(), "suffix": suffix, "kind": kind}
+        self.told.append((head | {"last": last}, data))
+
+    def progress(self, *_: Any) -> None: ...
+    def done(self, *_: Any) -> None: ...
+
+
+def drawn(id: str, request: Any) -> list[tuple[dict[str, Any], bytes]]:
+    """What a worker hears of the pictures of a job, drawn here."""
+    kept = _Kept()
+    draw(Assignment(id, "pictures", request), kept, 0.0)
+    return kept.told
 
 
 def picture(seed: int) -> Image.Image:

@@ -33,7 +33,7 @@ def test_a_queue_that_does_not_count_takes_more_than_its_limit(
 ) -> None:
     """L2."""
     if defence == "out":
-        monkeypatch.setattr(queue_store, "_count", lambda connection: 0)
+        monkeypatch.setattr(queue_store, "_waiting", lambda connection, lane: (0, 0, None))
     with Served(tmp_path, engine={"queue_limit": 2}) as server:
         answers = [server.http.post("/api/jobs", json={"prompt": "an apple"}) for _ in range(4)]
         refused = [answer for answer in answers if answer.status_code == 429]

@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +20,16 @@ import light_hands
 import pytest
 import sqlalchemy as sa
 
-from vitrail.errors import QueueFullError, StorageError
+from vitrail.errors import QueueFullError, StorageError, UnreachableError
 from vitrail.schema import TextToImageRequest
+from vitrail.serving import queue_store
 from vitrail.serving.durable import DurableEngine
 from vitrail.serving.jobs import TERMINAL, Job
 from vitrail.serving.processes import Identity
 from vitrail.serving.queue_claims import Claim, Claims, take_back_lost
-from vitrail.serving.queue_hands import Assignment, Tell
 from vitrail.serving.queue_tables import JOBS, WORKERS
 from vitrail.serving.queue_worker import Worker, WorkerSettings
+from vitrail.store.gallery import Gallery, Picture
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -49,7 +52,7 @@ class Fleet:
         self.front = DurableEngine(str(folder / "front"), database=url, pictures=self.shared, workers=0)
         self.workers: list[subprocess.Popen[bytes]] = []
 
-    def start(self, number: int, **settings: Any) -> None:
+    def start(self, number: int, program: str | None = None, **settings: Any) -> None:
         for _ in range(number):
             folder = self.folder / f"worker{len(self.workers)}"
             folder.mkdir()
@@ -61,9 +64,8 @@ class Fleet:
                 lease=5.0,
                 **settings,
             )
-            process = subprocess.Popen(
-                [sys.executable, "-m", "vitrail.serving.queue_worker"], stdin=subprocess.PIPE
-            )
+            how = ["-m", "vitrail.serving.queue_worker"] if program is None else ["-c", program]
+            process = subprocess.Popen([sys.executable, *how], stdin=subprocess.PIPE)
             assert process.stdin is not None
             process.stdin.write(chosen.model_dump_json().encode() + b"\n")
             process.stdin.flush()
@@ -293,26 +295,39 @@ def test_a_picture_that_was_put_away_outlives_a_crash_of_the_database_alone(
     fleet: Fleet, worker: Worker, postgres_server: PostgresServer
 ) -> None:
     """Its worker lives on and makes no second one: what it was told is done must be on the disk."""
-    front, told = fleet.front, []
+    front = fleet.front
     id = front.submit(request(n=2)).id
     claim = worker._claims.claim("pictures", 1)[0]
-
-    class Hears(Tell):
-        def picture(self, job: str, index: int, record: Any, suffix: str, data: bytes, **more: Any) -> None:
-            head = {"job": job, "index": index, "record": record.to_json(), "suffix": suffix, "kind": None}
-            told.append((head | more, data))
-
-        def progress(self, *_: Any) -> None: ...
-        def done(self, *_: Any) -> None: ...
-
-    light_hands.draw(Assignment(id, "pictures", request(n=2)), Hears(None), 0.0)  # type: ignore[arg-type]
-    for head, data in told:
+    for head, data in light_hands.drawn(id, request(n=2)):
         assert worker._publish({id: claim}, claim, {**head, "last": False}, data)
     postgres_server.stop(kill=True)
     postgres_server.start()
     assert [one.index for one in front.job(id).pictures] == [0, 1]
     assert front.gallery.count() == 2
     assert front.gallery.check().whole
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_picture_whose_commit_got_no_answer_is_put_away_once(
+    fleet: Fleet, worker: Worker, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """The first of two, or the last with the job's end: to be told again is no mistake of the job's."""
+    id = fleet.front.submit(request("draw", n=2)).id
+    real, calls = Gallery.add, []
+
+    def add(self: Gallery, *args: Any, **settings: Any) -> Picture:
+        calls.append(real(self, *args, **settings))
+        if len(calls) == number + 1:
+            raise UnreachableError("the server closed the connection unexpectedly")
+        return calls[-1]
+
+    monkeypatch.setattr(Gallery, "add", add)
+    worker._take("pictures")
+    job = fleet.front.job(id)
+    assert (job.state, job.attempts) == ("succeeded", 1)
+    assert [one.index for one in job.pictures] == [0, 1]
+    assert fleet.front.gallery.check().whole
+    assert fleet.front.gallery.count() == 2
 
 
 def test_a_claim_that_was_cut_off_after_its_commit_is_given_back(
@@ -373,3 +388,26 @@ def test_keys_limits_and_order_hold_between_two_front_ends(fleet: Fleet) -> None
         assert [job.id for job in fleet.front.jobs()] == [three, one.id, two]
         assert fleet.front.cancel(two).state == second.job(two).state == "cancelled"
         assert json.loads(second.job(one.id).model_dump_json())["state"] == "queued"
+
+
+def test_two_moves_at_the_same_moment_do_not_wait_for_each_other(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has locked the job that it moves, and wants the one before which it goes, which is the other's."""
+    front, real = fleet.front, queue_store._waiting_row
+    first, second = (front.submit(request(seed=seed)).id for seed in range(2))
+    both = threading.Barrier(2, timeout=1.0)
+
+    def waiting_row(connection: sa.Connection, id: str) -> Any:
+        row = real(connection, id)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait()
+        return row
+
+    monkeypatch.setattr(queue_store, "_waiting_row", waiting_row)
+    with ThreadPoolExecutor(2) as pool:
+        moves = [
+            pool.submit(front.move, id, before=before) for id, before in ((first, second), (second, first))
+        ]
+    assert {move.result().id for move in moves} == {first, second}
+    assert {job.position for job in front.jobs()} == {0, 1}

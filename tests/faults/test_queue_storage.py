@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import light_hands
 import pytest
@@ -26,6 +29,8 @@ from vitrail.serving.durable import DurableEngine
 from vitrail.serving.jobs import TERMINAL
 from vitrail.serving.processes import Identity
 from vitrail.serving.queue_claims import Claims
+from vitrail.serving.queue_store import QueueStore
+from vitrail.serving.queue_worker import Worker, WorkerSettings
 from vitrail.store.database import Database
 
 WAIT = 120.0
@@ -257,3 +262,38 @@ def test_a_plain_begin_would_find_it_locked(engine: DurableEngine, monkeypatch: 
     for thread in threads:
         thread.join()
     assert any("locked" in str(error) for error in errors)
+
+
+class FullLog(io.StringIO):
+    """A log on a disk that is full."""
+
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_what_cannot_be_said_stops_no_work(fast_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log is on the disk that is full: what goes wrong there is told to nobody, and nothing else is."""
+    worker = Worker(WorkerSettings(folder=str(fast_folder), hands=light_hands.COMMAND))
+    store = QueueStore(worker._database, worker._permits, 10)
+    bad, good = (store.submit(request(words), None).id for words in ("fail", "draw"))
+    real, calls = Claims.finish, []
+
+    def finish(self: Claims, *arguments: Any, **settings: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise StorageError("the database refused: database or disk is full; free some space")
+        real(self, *arguments, **settings)
+
+    monkeypatch.setattr(Claims, "finish", finish)
+    try:
+        with monkeypatch.context() as changed:
+            changed.setattr(sys, "stderr", FullLog())
+            worker._take("pictures")
+        assert [store.job(id).state for id in (bad, good)] == ["failed", "succeeded"]
+        assert [store.job(id).attempts for id in (bad, good)] == [1, 1]
+    finally:
+        worker.stop()
+        for keeper in worker._keepers.values():
+            keeper.stop()
+        worker._permits.close()
+        worker._database.close()

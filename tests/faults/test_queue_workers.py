@@ -7,6 +7,7 @@ import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from vitrail.serving import durable
 from vitrail.serving.durable import DurableEngine
 from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent
 from vitrail.serving.queue_claims import Claim, Claims
+from vitrail.serving.queue_keeper import Keeper, Patience
+from vitrail.serving.queue_requests import store_request
 from vitrail.serving.queue_watch import Watch
 from vitrail.serving.queue_worker import Worker, WorkerSettings
 from vitrail.store.gallery import picture_id
@@ -149,6 +152,48 @@ def test_a_cancelled_job_stops_and_the_next_begins_at_once(engine: DurableEngine
     assert engine.gallery.page(job=long.id).pictures == ()
 
 
+def test_a_cancel_is_told_to_who_works(engine: DurableEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    say = durable._Beside.say
+    monkeypatch.setattr(durable._Beside, "say", lambda self, word: (said.append(word), say(self, word))[1])
+    job, behind = engine.submit(request("quiet")), engine.submit(request())
+    until(engine, job.id, lambda event: event.job.state == "running")
+    engine.cancel(behind.id)
+    assert said == ["pictures", "pictures"]  # nobody works on that one
+    engine.cancel(job.id)
+    assert said[2:] == ["look"]
+    assert wait(engine, job.id).state == "cancelled"
+
+
+def test_a_keeper_that_is_told_to_look_does_not_wait_until_it_is_time(tmp_path: Path) -> None:
+    def command(descriptor: int) -> tuple[str, ...]:
+        return (*light_hands.COMMAND, str(descriptor), str(os.getpid()), str(tmp_path), "{}")
+
+    patience = Patience()
+    patience.ask = 600.0
+    keeper = Keeper(command, patience)
+    text = store_request(request("quiet")).text
+    claim = Claim("a" * 24, 1, "pictures", text, {})
+    asked: list[float] = []
+    told: list[str] = []
+
+    def unwanted() -> set[str]:
+        asked.append(time.monotonic())
+        if len(asked) == 1:  # the look at the beginning
+            threading.Timer(0.2, keeper.look).start()
+            return set()
+        return {claim.id}
+
+    try:
+        handle = lambda head, body: told.append(head["tell"]) is None  # noqa: E731
+        assert keeper.run([claim], handle, unwanted, lambda: ()) == set()
+    finally:
+        keeper.stop()
+    assert told == ["cancelled"]
+    assert len(asked) == 2
+    assert asked[1] - asked[0] < 60
+
+
 def test_work_that_does_not_stop_is_stopped(engine: DurableEngine) -> None:
     stubborn, following = engine.submit(request("stubborn")), engine.submit(request())
     until(engine, stubborn.id, lambda event: event.job.state == "running")
@@ -264,7 +309,7 @@ def test_a_worker_that_was_cut_off_puts_nothing_away(
     claim = Claim("a" * 24, 1, "pictures", "{}", {})
     assert not worker._publish({claim.id: claim}, claim, told, data)
     assert worker._gallery.count() == 0
-    monkeypatch.setattr(Claims, "holds", lambda self, claim: True)  # the control
+    monkeypatch.setattr(Claims, "hold", lambda self, connection, claim: None)  # the control
     assert worker._publish({claim.id: claim}, claim, told, data)
     assert worker._gallery.count() == 1
 
@@ -305,6 +350,25 @@ def test_what_waits_is_moved_and_cancelled_while_another_runs(engine: DurableEng
     begun = [fact["job"] for fact in light_hands.begun(folder)]
     assert b not in begun
     assert begun.index(c) < begun.index(a)
+
+
+def test_a_worker_comes_when_there_is_a_thread_to_hear_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As where a container's processes and threads are counted."""
+    real, refused = threading.Thread.start, []
+
+    def start(self: threading.Thread) -> None:
+        if "_listen" in self.name and not refused:
+            refused.append(self)
+            raise RuntimeError("can't start new thread")
+        real(self)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with DurableEngine(str(tmp_path), hands=light_hands.COMMAND) as engine:
+        assert wait(engine, engine.submit(request()).id).state == "succeeded"
+    assert len(refused) == 1
+    assert "no worker could be started: can't start new thread; tried again" in capfd.readouterr().err
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:

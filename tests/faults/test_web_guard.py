@@ -25,7 +25,11 @@ TOKEN = "a-token-of-tests-0123456789"
 CHANGES = ("POST", "PUT", "PATCH", "DELETE")
 #: What real clients of A1111 send without a body and without a type; a foreign page would say Origin.
 BARE = {
-    ("POST", f"/sdapi/v1/{name}") for name in ("interrupt", "skip", "refresh-checkpoints", "refresh-loras")
+    ("POST", f"/sdapi/v1/{name}")
+    for name in (
+        *("interrupt", "skip", "refresh-checkpoints", "refresh-loras", "refresh-vae", "refresh-embeddings"),
+        *("unload-checkpoint", "reload-checkpoint"),
+    )
 }
 FORMS = {("POST", "/v1/images/edits"), ("POST", "/v1/images/variations")}
 BYTES = "/api/studio/"

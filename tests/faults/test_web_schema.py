@@ -29,10 +29,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from studio_server import impatient_studio
 
-from vitrail.serving.durable import DurableEngine
-from vitrail.serving.jobs import Job
-from vitrail.studio.page import CSP, add_studio
 from vitrail.studio.places import Places
 from vitrail.studio.routes import make_router
 
@@ -49,19 +47,9 @@ CHECKS = [
 EXPECTED = (200, 201, 202, 400, 403, 404, 405, 409, 413, 415, 422)
 
 
-class ImpatientEngine(DurableEngine):
-    """The real one, which gives every job up at once: dialects that wait for a picture come back."""
-
-    def submit(self, request: Any, *, key: str | None = None) -> Job:
-        return self.cancel(super().submit(request, key=key).id)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("schema")
-    places = Places(folder / "studio", roots=())
-    settings: dict[str, Any] = {"page_policy": CSP, "add": lambda app: add_studio(app, places)}
-    with Served(folder, engine={"queue_limit": 100_000}, engine_class=ImpatientEngine, **settings) as served:
+    with impatient_studio(tmp_path_factory.mktemp("schema")) as served:
         yield served
 
 

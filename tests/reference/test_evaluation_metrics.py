@@ -134,7 +134,7 @@ def test_blurry_counts_what_lies_below_the_fifth_percentile_of_real_pictures() -
     soft = as_set(*(noisy_pair(seed)[0] for seed in range(6)))
     assert metrics.blurry(soft, real).value == 1.0
     assert metrics.blurry(real, real).value == pytest.approx(2 / 40)
-    with pytest.raises(InputError, match="--against"):
+    with pytest.raises(InputError, match="to compare with"):
         metrics.blurry(soft, None)
 
 
@@ -374,7 +374,7 @@ def test_metrics_of_sets_report_n_interval_and_settings() -> None:
         assert result.ci95 is not None
         assert result.ci95[0] <= result.value <= result.ci95[1]
         assert "jackknife" in result.interval
-        with pytest.raises(InputError, match="--against"):
+        with pytest.raises(InputError, match="to compare with"):
             measure(ours, None)
     expected = distribution.frechet_distance(space(ours), space(real))
     assert frechet(space)(ours, real).value == expected

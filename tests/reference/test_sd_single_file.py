@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ from vitrail.backends.sd.single_file import openclip_names, vae_names
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+#: Layers that keep their weights as the files do. Packed ones, the default on processors without fast
+#: bfloat16, are compared in tests/reference/test_sd_running.py.
+plain = partial(open_stable_diffusion, accelerated=False)
+
+
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_vocabulary(tmp_path_factory.mktemp("words"))
@@ -45,7 +51,7 @@ def same(ours: Any, theirs: Any, *, half: bool = False) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family(family: str, tmp_path: Path, words: Path) -> None:
     file = make_single(tmp_path / "model.safetensors", family, ema=family == "sd1")
-    model = open_stable_diffusion(file, tokenizer=words)
+    model = plain(file, tokenizer=words)
     parts = components(family)
     same(model.networks["unet"], parts["unet"])
     same(model.autoencoder.network, parts["vae"])
@@ -80,7 +86,7 @@ def _plain(value: object) -> object:
 
 @pytest.mark.parametrize(("family", "half"), [("sd1", True), ("sdxl", False)])
 def test_torch_files(family: str, half: bool, tmp_path: Path, words: Path) -> None:
-    model = open_stable_diffusion(make_single(tmp_path / "m.ckpt", family, half=half), tokenizer=words)
+    model = plain(make_single(tmp_path / "m.ckpt", family, half=half), tokenizer=words)
     parts = components(family)
     for name, network in model.networks.items():
         same(network, parts[name], half=half)
@@ -98,7 +104,7 @@ def test_other_types_and_dialects(kind: torch.dtype, tmp_path: Path, words: Path
         for name, value in single_tensors("sd1").items()
     }
     save_file(tensors, tmp_path / "m.safetensors")
-    model = open_stable_diffusion(tmp_path / "m.safetensors", tokenizer=words)
+    model = plain(tmp_path / "m.safetensors", tokenizer=words)
     for name, value in components("sd1")["text_encoder"].state_dict().items():
         assert torch.equal(model.networks["text_encoder"].state_dict()[name], value.to(kind).float())
 
@@ -106,16 +112,16 @@ def test_other_types_and_dialects(kind: torch.dtype, tmp_path: Path, words: Path
 def test_a_tokenizer_beside_the_file(tmp_path: Path) -> None:
     file = make_single(tmp_path / "m.safetensors")
     make_vocabulary(tmp_path / "m.tokenizer")
-    assert open_stable_diffusion(file).parts.text.towers[0].words.pad == 546
+    assert plain(file).parts.text.towers[0].words.pad == 546
     (tmp_path / "m.tokenizer").rename(tmp_path / "tokenizer")
-    open_stable_diffusion(file)
+    plain(file)
 
 
 def test_the_same_picture_as_the_folder(tmp_path: Path) -> None:
     """The vocabulary may come from any folder of diffusers; the name of the file, from the file."""
-    folder = open_stable_diffusion(make_folder(tmp_path / "folder", "sdxl"))
+    folder = plain(make_folder(tmp_path / "folder", "sdxl"))
     file = make_single(tmp_path / "x.safetensors", "sdxl")
-    single = open_stable_diffusion(file, tokenizer=tmp_path / "folder")
+    single = plain(file, tokenizer=tmp_path / "folder")
     x, sigma = torch.randn(1, 4, 8, 8), torch.tensor([2.0])
     with torch.no_grad():
         one, other = (m.bind(m.read("a (red:1.3) cat", "dog"), 64, 64, "float32") for m in (folder, single))
@@ -273,9 +279,9 @@ def test_an_autoencoder_of_its_own(tmp_path: Path, words: Path) -> None:
     save_file(other.state_dict(), tmp_path / "named.safetensors")
     file = make_single(tmp_path / "m.safetensors")
     for name in ("bare.vae.safetensors", "bare.vae.pt", "folder", "named.safetensors"):
-        same(open_stable_diffusion(file, tokenizer=words, vae=tmp_path / name).autoencoder.network, other)
+        same(plain(file, tokenizer=words, vae=tmp_path / name).autoencoder.network, other)
     assert open_autoencoder(tmp_path / "bare.vae.pt", xl=True).latent.scale == 0.13025
-    model = open_stable_diffusion(file, tokenizer=words)
+    model = plain(file, tokenizer=words)
     view = model.adding(autoencoder=open_autoencoder(tmp_path / "bare.vae.pt"), clip_skip=2)
     same(view.autoencoder.network, other)
     same(model.autoencoder.network, components("sd1")["vae"])
@@ -306,7 +312,7 @@ def test_what_it_predicts(tmp_path: Path, words: Path) -> None:
     found = {}
     for name, (given, metadata) in files.items():
         save_file(given, tmp_path / f"{name}.safetensors", metadata=metadata)
-        found[name] = open_stable_diffusion(tmp_path / f"{name}.safetensors", tokenizer=words)
+        found[name] = plain(tmp_path / f"{name}.safetensors", tokenizer=words)
     predicted = {name: model.parts.predicts for name, model in found.items()}
     assert predicted == {
         "plain": "eps", "spread": "v", "marked": "v", "zero": "v", "metadata": "v", "eps": "eps", "yaml": "v",
@@ -314,7 +320,7 @@ def test_what_it_predicts(tmp_path: Path, words: Path) -> None:
     assert "does not say" in found["plain"].read("a cat").hints[0]
     assert found["eps"].read("a cat").hints == ()
     assert found["zero"].path.sigma_max == pytest.approx(4096, rel=1e-3)
-    given = open_stable_diffusion(tmp_path / "spread.safetensors", tokenizer=words, predicts="eps")
+    given = plain(tmp_path / "spread.safetensors", tokenizer=words, predicts="eps")
     assert given.parts.predicts == "eps"
 
 

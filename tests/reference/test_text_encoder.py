@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +101,25 @@ def test_a_long_prompt_keeps_its_start_and_its_sep_and_says_so(encoder: TextEnco
     assert got.ids[0, 1:7].tolist() == encoder(["red cat red cat red cat"]).ids[0, 1:7].tolist()
     exact = encoder(["red cat red"], max_tokens=5)
     assert exact.truncated == (False,)
+
+
+TOKENIZES = """
+import os, sys
+from vitrail.models.text import TextEncoder
+
+encoder = TextEncoder.load(sys.argv[1])
+before = len(os.listdir("/proc/self/task"))
+encoder.tokenize(["a red apple", "a green tree", "night", "a cat"])
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="this system does not list threads")
+def test_cutting_words_up_starts_no_threads() -> None:
+    """Threads of the library's own wake for each prompt, and look to vitrail.cores like another program."""
+    environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
+    command = [sys.executable, "-c", TOKENIZES, str(SHIPPED)]
+    assert subprocess.run(command, env=environment, capture_output=True, check=True).stdout == b"0\n"
 
 
 def test_lone_surrogates_and_control_characters_are_read(encoder: TextEncoder) -> None:

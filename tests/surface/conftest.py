@@ -33,6 +33,21 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The one browser of this process."""
+    from studio_browser import launched
+
+    yield from launched()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Any) -> Iterator[Any]:
+    """The browser; every page that a test opens is a visitor of its own, with nothing kept from another."""
+    with chromium.awake() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
 def art_server(tmp_path_factory: pytest.TempPathFactory, make_model: Any) -> Iterator[Any]:
     """A server whose worker draws with the tiny model, called ``tiny``, and with the shipped ones."""
     pytest.importorskip("dbos", reason="needs the extra server")

@@ -21,7 +21,7 @@ class Served:
     """``with Served(folder) as server``: ``server.url``, ``server.http`` (httpx), ``server.engine``.
 
     ``wrap`` puts something between uvicorn and the application, for negative controls; other settings go to
-    :func:`make_app` and, those in ``engine``, to the engine.
+    :func:`make_app` and, those in ``engine``, to the engine. ``http``: the class of its connections.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class Served:
         engine: dict[str, Any] | None = None,
         engine_class: type[DurableEngine] = DurableEngine,
         wrap: Callable[[Any], Any] = lambda app: app,
+        http: Any = "h11",
         **settings: Any,
     ) -> None:
         self.engine = engine_class(str(folder), **{"workers": 0, "device": "cpu", **(engine or {})})
@@ -38,10 +39,20 @@ class Served:
         self.app = make_app(self.engine, self.gallery, **settings)
         self.token: str | None = settings.get("token")
         config = uvicorn.Config(
-            wrap(self.app), log_level="critical", ws="none", timeout_graceful_shutdown=1, proxy_headers=False
+            wrap(self.app),
+            http=http,
+            log_level="critical",
+            ws="none",
+            timeout_graceful_shutdown=1,
+            proxy_headers=False,
         )
         self.server = uvicorn.Server(config)
-        self.socket = socket.create_server(("127.0.0.1", 0), backlog=512)
+        # Said to be TCP, as by the commands: on no other asyncio sends at once, and an answer whose head and
+        # body go out apart would wait 40 ms.
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.listen(512)
         self.port = self.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["FLAGS", "drop", "launched", "make", "open_page", "photograph"]
+__all__ = ["FLAGS", "Chromium", "drop", "launched", "make", "open_page", "photograph", "settled"]
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -24,7 +26,28 @@ FLAGS = [
 ]
 
 
-def launched() -> Iterator[Any]:
+class Chromium:
+    """A running browser. Playwright calls its event loop the thread's own for as long as it is open.
+
+    Only inside ``with chromium.awake()`` is that so: other tests of the process run loops of theirs between.
+    """
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+        self._loop = asyncio.get_running_loop()
+        asyncio._set_running_loop(None)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[Any]:
+        """The browser, ready for use."""
+        asyncio._set_running_loop(self._loop)
+        try:
+            yield self.browser
+        finally:
+            asyncio._set_running_loop(None)
+
+
+def launched() -> Iterator[Chromium]:
     """The browser. Tests are skipped without one, unless VITRAIL_REQUIRE names "browser"."""
     if "browser" not in os.environ.get("VITRAIL_REQUIRE", ""):
         if not CHROMIUM.exists():
@@ -32,23 +55,36 @@ def launched() -> Iterator[Any]:
         pytest.importorskip("playwright.sync_api", reason="needs the extra dev")
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield chromium
-        chromium.close()
+    playwright = sync_playwright().start()
+    chromium = Chromium(playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS))
+    yield chromium
+    with chromium.awake() as browser:
+        browser.close()
+        playwright.stop()
 
 
 def open_page(browser: Any, url: str, view: str = "create", **more: Any) -> Any:
     """A fresh visitor's page; ``page.errors`` and ``page.foreign`` are what went wrong and went outside."""
     page = browser.new_page(locale=more.pop("locale", "en-GB"), **more)
     page.set_default_timeout(20_000)
-    page.foreign, page.errors = [], []
+    page.foreign, page.errors, page.asked = [], [], set()
+    page.on("request", lambda r: r.url.endswith("/events") or page.asked.add(r))
+    for end in ("requestfinished", "requestfailed"):
+        page.on(end, lambda r: page.asked.discard(r))
     page.on("request", lambda r: r.url.startswith((url, "blob:", "data:")) or page.foreign.append(r.url))
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.on("console", lambda m: m.type == "error" and page.errors.append(m.text))
     page.goto(f"{url}/#{view}")
     page.wait_for_selector("#main > *")
     return page
+
+
+def settled(page: Any) -> None:
+    """Wait until the page has asked for nothing more, for a moment (a job's events apart, which go on)."""
+    quiet = 0
+    while quiet < 3:
+        page.wait_for_timeout(20)
+        quiet = 0 if page.asked else quiet + 1
 
 
 def make(page: Any, prompt: str, steps: int | None = None) -> None:

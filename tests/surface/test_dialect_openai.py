@@ -79,6 +79,13 @@ def test_formats_and_addresses(client: Any, art_server: Served) -> None:
     assert made.data[0].b64_json is None
     assert made.data[0].url.startswith(art_server.url)
     assert Image.open(io.BytesIO(httpx.get(made.data[0].url, trust_env=False).content)).format == "PNG"
+    made = client.images.generate(
+        model="tiny",
+        prompt="a red apple",
+        response_format="url",
+        extra_headers={"X-Forwarded-Proto": "https"},  # of a proxy that ends TLS
+    )
+    assert made.data[0].url.startswith(art_server.url.replace("http://", "https://"))
 
 
 def test_streaming_with_partial_images(client: Any) -> None:

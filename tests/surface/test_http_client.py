@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -125,6 +126,26 @@ def test_a_stream_that_breaks_is_taken_up_again(client: Client, art_server: Serv
     kept = [(event.seq, event.type) for event in whole if event.type in ("state", "picture")]
     assert [(event.seq, event.type) for event in found if event.type in ("state", "picture")] == kept
     assert cuts >= 1
+
+
+def test_waiting_uses_one_connection_again_and_again(tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def noting(app: Any) -> Any:
+        async def noted(scope: Any, receive: Any, send: Any) -> None:
+            if scope["type"] == "http":
+                seen.append(scope["client"])
+            await app(scope, receive, send)
+
+        return noted
+
+    with Served(tmp_path, wrap=noting) as server, Client(server.url) as client:
+        for _ in range(5):
+            job = client.submit(TextToImageRequest(prompt="x"))
+            client.cancel(job.id)
+            assert client.wait(job.id).state == "cancelled"
+    assert len(seen) == 15
+    assert len(set(seen)) == 1
 
 
 def test_a_server_that_is_not_there() -> None:

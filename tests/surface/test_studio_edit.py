@@ -10,14 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from studio_browser import drop, launched, make, open_page, photograph
+from studio_browser import drop, make, open_page, photograph
 from studio_hands import COMMAND, SIDE
 from studio_server import serve_studio
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    yield from launched()
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +109,7 @@ def test_a_missing_model_is_fetched_where_it_is_missed(browser: Any, served: Any
     told: list[dict[str, Any]] = [
         missing,
         {**missing, "fetching": {"done": 0, "total": 1000, "running": False, "error": "no way there"}},
+        {**missing, "fetching": {"done": None, "total": 1000, "running": True, "seconds": 7, "error": None}},
         {**missing, "fetching": {"done": 400, "total": 1000, "running": True, "error": None}},
         {**missing, "here": True},
     ]
@@ -123,7 +119,7 @@ def test_a_missing_model_is_fetched_where_it_is_missed(browser: Any, served: Any
     def list_models(route: Any) -> None:
         nonlocal step
         route.fulfill(json=[*(one for one in models if one is not missing), told[step]])
-        step += step >= 2 and step < 3
+        step += 2 <= step < 4
 
     def pull(route: Any) -> None:
         nonlocal step
@@ -140,6 +136,7 @@ def test_a_missing_model_is_fetched_where_it_is_missed(browser: Any, served: Any
     page.wait_for_selector(".notice .bad:has-text('no way there')")  # and it can be tried again
     photograph(page, "edit-missing")
     page.click(".notice .fetch")
+    page.wait_for_selector(".notice small:text-is('正在获取 1 kB，已用 7 秒')")  # a registry counts no bytes
     page.wait_for_selector(".notice progress[value='400']")
     photograph(page, "edit-fetching")
     page.wait_for_selector("#go:enabled")
@@ -152,15 +149,48 @@ def test_redraw_shows_before_and_after(browser: Any, served: Any) -> None:
     page = open_page(browser, served.url, f"edit/{_ids(served)['a cat']}")
     page.wait_for_selector(".paint canvas")
     page.fill("#prompt", "a blue cat")
+    page.fill("#brush", "8")
+    _stroke(page, 0.1, 0.5, 0.3, 0.5)
     page.click("#go")
     page.wait_for_selector(".compare")
     page.focus(".compare input")
     before = page.evaluate("() => document.querySelector('.compare').style.getPropertyValue('--cut')")
     page.keyboard.press("ArrowRight")
     after = page.evaluate("() => document.querySelector('.compare').style.getPropertyValue('--cut')")
-    assert before != after
+    assert (before, after) == ("20%", "21%")  # what was painted over is seen on both sides of the edge
     newest = served.engine.jobs(limit=1)[0]
     assert (newest.kind, newest.request["strength"]) == ("edit", 0.6)
+    page.close()
+
+
+def test_two_pictures_are_compared_within_a_phones_width(browser: Any, served: Any) -> None:
+    page = open_page(browser, served.url, "gallery", viewport={"width": 390, "height": 820})
+    page.click("button:has-text('Compare two')")
+    for name in ("a cat", "a dog"):
+        page.click(f"[data-picture='{_ids(served)[name]}']")
+    page.wait_for_function("() => document.querySelector('dialog .compare img')?.style.width")
+    right = "e => document.querySelector(e).getBoundingClientRect().right"
+    inner, outer = (page.evaluate(right, one) for one in ("dialog .compare", "dialog"))
+    assert inner < outer <= 390
+    assert page.locator(".toast").count() == 0  # what to do is no longer said once it is done
+    page.close()
+
+
+def test_a_large_picture_keeps_its_shape_and_one_without_words_offers_no_settings(
+    browser: Any, served: Any
+) -> None:
+    page = open_page(browser, served.url, "gallery")
+    box = page.evaluate(
+        "async () => { const { image } = await import('/studio/picture.js');"
+        "const shown = image({ id: 'x', width: 800, height: 1600 });"
+        "document.querySelector('#main').replaceChildren(shown);"
+        "return shown.firstChild.getBoundingClientRect().toJSON() }"
+    )
+    assert box["height"] < 500
+    assert box["height"] == pytest.approx(2 * box["width"], abs=1)
+    said = "async kind => (await import('/studio/picture.js')).actions({ id: 'x', kind }).textContent"
+    offered = {kind: "Reuse" in page.evaluate(said, kind) for kind in ("edit", "upscale", "repair")}
+    assert offered == {"edit": True, "upscale": False, "repair": False}
     page.close()
 
 
@@ -200,6 +230,8 @@ def test_variations_are_made_of_a_picture_in_the_gallery(browser: Any, served: A
     _named_in_the_queue(page, "Variations")
     job = served.engine.jobs(limit=1)[0]
     assert (job.kind, job.request["amount"], len(job.pictures)) == ("vary", 0.5, 4)
+    found = {picture.id for picture in served.engine.gallery.page(kind="vary").pictures}
+    assert found == {picture.id for picture in job.pictures}
     assert page.errors == []
     page.close()
 

@@ -10,16 +10,11 @@ from typing import Any
 import pytest
 from http_server import one_thread
 from PIL import Image, ImageDraw
-from studio_browser import launched, open_page, photograph
+from studio_browser import open_page, photograph
 from studio_server import serve_studio
 
 PATIENCE = 180_000
 """Milliseconds for what computes on a machine that is busy; on a quiet one it is seconds."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    yield from launched()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +59,7 @@ def test_a_folder_is_looked_at_trained_on_stopped_tried_and_gone_on_with(
     assert page.inner_text(".figures > :nth-child(1)").split() == ["24", "usable", "pictures"]
     assert page.inner_text(".figures > :nth-child(2)").split() == ["1", "files", "left", "out"]
     photograph(page, "train-look")
-    page.fill("#run-images", "800")
+    page.fill("#run-images", "400")
     page.click("#go")
     page.wait_for_selector(".curve[aria-label^='Loss']")
     _shown(page, "img.sheet[alt^=Samples]")
@@ -74,7 +69,7 @@ def test_a_folder_is_looked_at_trained_on_stopped_tried_and_gone_on_with(
     photograph(page, "train-stopped")
     (run,) = served.http.get("/api/studio/runs").json()
     assert (run["name"], run["source"], run["state"]) == ("discs", "discs", "stopped")
-    assert 0 < run["images"] < 800
+    assert 0 < run["images"] < 400
 
     page.click("button:has-text('Draw with it')")  # as it is now
     page.wait_for_function("() => document.querySelector('#model')?.value.startsWith('discs-at-')")
@@ -89,9 +84,9 @@ def test_a_folder_is_looked_at_trained_on_stopped_tried_and_gone_on_with(
     page.click(".runs a:has-text('discs')")
     page.click("button:has-text('Go on')")
     page.wait_for_selector(".badge:has-text('finished')")
-    assert page.inner_text(".pane.stack > .stack").count("800 of 800 pictures seen") == 1
+    assert page.inner_text(".pane.stack > .stack").count("400 of 400 pictures seen") == 1
     (run,) = served.http.get("/api/studio/runs").json()
-    assert (run["images"], run["state"], run["share"]) == (800, "finished", 1.0)
+    assert (run["images"], run["state"], run["share"]) == (400, "finished", 1.0)
     photograph(page, "train-finished")
     page.click("button:has-text('Draw with it')")
     page.wait_for_function("() => document.querySelector('#model')?.value === 'discs'")

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image, PngImagePlugin
-from studio_browser import drop, launched, make, open_page, photograph
+from studio_browser import drop, make, open_page, photograph, settled
 from studio_hands import COMMAND
 from studio_server import serve_studio
 
@@ -26,11 +26,6 @@ from vitrail.evaluation.suite import Evaluation
 from vitrail.studio.page import ASSETS
 
 VIEWS = ("create", "edit", "gallery", "plot", "walk", "codebook", "train", "evaluate", "rate", "models")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    yield from launched()
 
 
 @pytest.fixture(scope="module")
@@ -169,31 +164,38 @@ def test_the_saved_sheet_says_what_the_page_says(browser: Any, quick: Any) -> No
     page.close()
 
 
-@pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("language", ["en-GB", "zh-CN"])
-def test_no_figure_of_a_report_is_cut_off(browser: Any, tmp_path: Path, width: int, language: str) -> None:
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server with a report that has every figure. No worker: it is only read."""
+    home = tmp_path_factory.mktemp("reported")
     results = {
         name: MetricResult(name=name, value=0.61, n=1000, ci95=(0.5, 0.7), interval="bootstrap")
         for name in CATALOGUE
     }
-    (tmp_path / "pictures").mkdir()
+    (home / "pictures").mkdir()
     for name in "ab":
-        Image.new("RGB", (32, 32)).save(tmp_path / "pictures" / f"{name}.png")
-    measured = Evaluation("sets", ImageSet.from_folder(tmp_path / "pictures"), None, results)
-    write_report(measured, tmp_path / "work" / "reports" / "evaluate-all")
-    with serve_studio(tmp_path, hands=COMMAND) as server:
-        page = open_page(
-            browser, server.url, "evaluate", locale=language, viewport={"width": width, "height": 820}
-        )
-        page.click(".runs a")
-        page.wait_for_selector("iframe")
-        frame = page.frames[-1]
-        frame.wait_for_selector(".numbers")
-        wide = "() => [...document.querySelectorAll('.wide')].map(e => e.scrollWidth - e.clientWidth)"
-        assert max(frame.evaluate(wide)[:1]) == 0
-        frame.locator(".numbers").scroll_into_view_if_needed()
-        photograph(page, f"report-{language}-{width}")
-        page.close()
+        Image.new("RGB", (32, 32)).save(home / "pictures" / f"{name}.png")
+    measured = Evaluation("sets", ImageSet.from_folder(home / "pictures"), None, results)
+    write_report(measured, home / "work" / "reports" / "evaluate-all")
+    with serve_studio(home, workers=0) as server:
+        yield server
+
+
+@pytest.mark.parametrize("width", [1280, 360])
+@pytest.mark.parametrize("language", ["en-GB", "zh-CN"])
+def test_no_figure_of_a_report_is_cut_off(browser: Any, reported: Any, width: int, language: str) -> None:
+    page = open_page(
+        browser, reported.url, "evaluate", locale=language, viewport={"width": width, "height": 820}
+    )
+    page.click(".runs a")
+    page.wait_for_selector("iframe")
+    frame = page.frames[-1]
+    frame.wait_for_selector(".numbers")
+    wide = "() => [...document.querySelectorAll('.wide')].map(e => e.scrollWidth - e.clientWidth)"
+    assert max(frame.evaluate(wide)[:1]) == 0
+    frame.locator(".numbers").scroll_into_view_if_needed()
+    photograph(page, f"report-{language}-{width}")
+    page.close()
 
 
 def test_a_walk_is_a_film_that_is_played_and_moved_through(browser: Any, quick: Any) -> None:
@@ -354,13 +356,15 @@ def test_a_picture_fills_the_form(
     page = open_page(browser, quick.url, "models")
     way(page, _dropped(**texts))
     page.wait_for_function("() => document.querySelector('#prompt')?.value === 'a lighthouse'")
-    wanted = {"#seed": "77", "#f-steps": "31", "#f-cfg_scale": "5.5", "#f-sampler": "euler_ancestral"}
+    # Guidance that suits Stable Diffusion would burn a picture drawn on pixels: that stays the model's own.
+    wanted = {"#seed": "77", "#f-steps": "31", "#f-cfg_scale": "", "#f-sampler": "euler_ancestral"}
     assert {name: page.input_value(name) for name in wanted} == wanted
     assert page.input_value("#f-negative_prompt") == "fog"
     # The model has no such size; the nearest is chosen where everybody sees it, and Create gives a picture.
     assert page.locator(".chip:has(:checked)").all_inner_texts() == ["house style", "128", "1"]
     said = page.inner_text(".toast")
     assert "default does not draw 512 × 768; the nearest that it does is 128 × 128." in said
+    assert "default keeps its own guidance (CFG); 5.5 suits another kind of model." in said
     assert ("takes no LoRA: glow" in said) == ("parameters" in texts)
     page.click("#go")
     page.wait_for_selector("#stage img.result[alt='a lighthouse']")
@@ -371,6 +375,7 @@ def test_a_picture_fills_the_form(
 
 
 _CHECKPOINT = {"name": "dreamy", "here": True, "kind": "checkpoint", "foreign": True, "draws": True}
+_LORA = {"name": "glow", "here": True, "kind": "lora", "foreign": True, "draws": False}
 
 
 def _with_models(page: Any, url: str, *more: dict[str, Any]) -> None:
@@ -381,14 +386,15 @@ def _with_models(page: Any, url: str, *more: dict[str, Any]) -> None:
 
 def test_a_picture_leaves_the_chosen_model_and_asks_of_it_what_it_can_serve(browser: Any, quick: Any) -> None:
     page = open_page(browser, quick.url, "models")
-    _with_models(page, quick.url, {**_CHECKPOINT, "sizes": [[512, 512], [768, 512]]})
+    _with_models(page, quick.url, {**_CHECKPOINT, "sizes": [[512, 512], [768, 512]]}, _LORA)
     page.goto(f"{quick.url}/#create/dreamy")
     page.wait_for_selector("#model option[value=dreamy]", state="attached")
     drop(page, _dropped(parameters=_A1111.replace("512x768", "640x960")))
-    # A checkpoint draws any size and takes LoRAs: the size has a chip of its own, the tag stays.
+    # A checkpoint draws any size and takes LoRAs that are here: the size has a chip, the tag stays.
     page.wait_for_selector(".chip:has(:checked):has-text('640 × 960')")
     assert page.input_value("#prompt") == "a lighthouse, <lora:glow:0.8>"
     assert page.input_value("#model") == "dreamy"
+    assert page.input_value("#f-cfg_scale") == "5.5"
     photograph(page, "create-odd-size")
     # Chosen another model, the size goes with it.
     page.select_option("#model", "default")
@@ -430,7 +436,7 @@ def test_no_page_is_wider_than_a_phone_and_none_logs_an_error(browser: Any, quic
     for view in VIEWS:
         page.evaluate("view => { location.hash = view }", view)
         page.wait_for_selector(f"main.view-{view} > *")
-        page.wait_for_timeout(150)
+        settled(page)
         wide[view] = page.evaluate("() => document.documentElement.scrollWidth")
     assert {view: width for view, width in wide.items() if width > 360} == {}
     assert page.errors == []
@@ -449,7 +455,7 @@ def test_text_has_contrast_and_everything_has_a_name(browser: Any, quick: Any, s
     for view in VIEWS:
         page.evaluate("view => { location.hash = view }", view)
         page.wait_for_selector(f"main.view-{view} > *")
-        page.wait_for_timeout(150)
+        settled(page)
         found[view] = page.evaluate(LOOKS)
     assert {view: wrong for view, wrong in found.items() if wrong} == {}
     moving = "() => document.getAnimations().filter(a => a.effect.getComputedTiming().duration > 0).length"

@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_browser import launched, open_page, photograph
+from studio_browser import open_page, photograph
 from studio_hands import COMMAND
 from studio_server import serve_studio
 
 WORDS, STYLES = ("a cat", "a dog", "a car"), ("noto", "twemoji")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    yield from launched()
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +46,7 @@ def test_votes_fill_the_table_of_their_own_question(browser: Any, served: Any, t
     page.wait_for_selector(".note:has-text('No answers yet')")
     points: Counter[str] = Counter()
     for left, how in ((3, "click"), (2, "key"), (1, "tie")):
-        page.wait_for_selector(f"small:has-text('{left} pairs to go')")
+        page.wait_for_selector(f"small:has-text('Pairs to go: {left}')")
         sides = [_style(served, page, 1), _style(served, page, 2)]
         assert set(sides) == set(STYLES)
         assert not any(style in page.inner_text("main") for style in STYLES) or left < 3  # blind
@@ -66,7 +61,7 @@ def test_votes_fill_the_table_of_their_own_question(browser: Any, served: Any, t
             page.keyboard.press("ArrowDown")
             points.update({style: 0.5 for style in STYLES})  # type: ignore[arg-type]
     page.wait_for_selector("td:has-text('twemoji') ~ td:last-child:has-text('3')")
-    page.wait_for_selector("h2:has-text('All pairs are rated: 3 answers')")
+    page.wait_for_selector("h2:has-text('All pairs are rated. Answers: 3.')")
     assert page.locator("tbody tr").count() == 2
     assert "new model" not in page.inner_text("table")
     photograph(page, "rate-scores")

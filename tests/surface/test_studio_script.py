@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
-from studio_browser import drop, launched, make, open_page
+from studio_browser import drop, make, open_page, settled
 from studio_hands import COMMAND
 from studio_server import serve_studio
 
@@ -18,11 +18,6 @@ from vitrail.studio import page as studio_page
 
 SCRIPT = "<img src=x onerror=window.hit=1><script>window.hit=1</script>"
 FILE_NAME = "<img src=x onerror=window.hit=1>"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    yield from launched()
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +56,17 @@ def _run(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text(json.dumps({"images": 3, f"loss/{SCRIPT}": 0.5}) + "\n")
 
 
+_ANOTHER_PICTURE = (
+    "() => new Promise(done => { const image = new Image();"
+    "image.onerror = () => setTimeout(done, 0); image.src = `x?${Math.random()}` })"
+)
+"""Ends when a picture that is asked for now has failed, as the one in :data:`SCRIPT` would have before it."""
+
+
 def _ran(page: Any) -> bool:
-    page.wait_for_timeout(250)
+    settled(page)
+    for frame in page.frames:
+        frame.evaluate(_ANOTHER_PICTURE)
     return any(frame.evaluate("() => window.hit === 1") for frame in page.frames)
 
 
@@ -115,6 +119,9 @@ def test_in_names_of_files_reports_and_runs(browser: Any, served: Any) -> None:
         page.click(".runs a")
         page.wait_for_selector("iframe" if view == "evaluate" else ".curve")
         assert not _ran(page)
+    frame = page.frames[-1]
+    frame.wait_for_selector("text=written by an evaluation")
+    assert not _ran(page)
     # The report is shown, as a page of no origin in which no script but its writer's runs.
     frame = page.frames[-1]
     frame.wait_for_selector("text=written by an evaluation")
@@ -144,11 +151,13 @@ def test_control_the_same_prompt_runs_where_text_is_written_as_markup(browser: A
         "  for (const c of flat(children)) typeof c === 'string'"
         " ? element.insertAdjacentHTML('beforeend', c) : element.append(c);",
     )
-    with serve_studio(tmp_path, hands=COMMAND, csp=loose) as server:
+    with serve_studio(tmp_path, workers=0, csp=loose) as server:  # the queue says it, drawn or not
         context = browser.new_context()
         context.route("**/dom.js", lambda route: route.fulfill(body=broken, content_type="text/javascript"))
         page = context.new_page()
+        page.asked = set()
         page.goto(server.url)
         make(page, SCRIPT)
-        page.wait_for_function("() => window.hit === 1", timeout=20_000)
+        page.wait_for_selector("#queue .job")
+        assert _ran(page)
         context.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from vitrail.errors import InputError, QueueFullError, UnknownJobError
 from vitrail.schema import TextToImageRequest, parse
 from vitrail.serving import queue_claims
 from vitrail.serving.processes import Identity
-from vitrail.serving.queue_claims import Claims, take_back_lost
+from vitrail.serving.queue_claims import Claims, LostClaimError, take_back_lost
 from vitrail.serving.queue_permits import Permits
 from vitrail.serving.queue_store import QueueStore
 from vitrail.serving.queue_tables import TABLES
@@ -189,7 +190,9 @@ def test_events_have_every_state_and_picture_and_the_newest_progress(queue: Queu
     assert events[0].job.position == 0
     assert (events[2].job.step, events[2].job.steps, events[2].job.eta) == (3, 4, 1.5)
     assert queue.store.preview(id) == b"png"
-    worker.picture(claim, 0, picture("p0", id))
+    with queue.database.write() as connection:
+        worker.hold(connection, claim)
+        worker.picture(connection, claim, 0, picture("p0", id))
     worker.finish(claim, "succeeded", hints=["a hint"])
     later, ended = queue.store.fresh(id, events[-1].seq)
     assert [(event.type, event.job.state, event.picture) for event in later] == [
@@ -209,6 +212,18 @@ def test_events_have_every_state_and_picture_and_the_newest_progress(queue: Queu
     assert queue.store.fresh(id, 99) == ([], True)
 
 
+def test_a_picture_that_is_noted_again_is_noted_once(queue: Queue) -> None:
+    """By the same attempt: its commit was made, and the answer was lost."""
+    id = queue.submit(n=2)
+    worker = queue.worker("one")
+    claim = worker.claim("pictures", 1)[0]
+    for _ in range(2):
+        with queue.database.write() as connection:
+            worker.hold(connection, claim)
+            worker.picture(connection, claim, 0, picture("p0", id))
+    assert [(one.id, one.index) for one in queue.store.job(id).pictures] == [("p0", 0)]
+
+
 def test_whoever_lost_a_job_changes_nothing_of_it_any_more(queue: Queue) -> None:
     id = queue.submit()
     late = queue.worker("late", lease=0.0)
@@ -222,12 +237,13 @@ def test_whoever_lost_a_job_changes_nothing_of_it_any_more(queue: Queue) -> None
     late.beat()
     assert not late.progress(old, 3, 4, None)
     late.preview(old, b"late")
-    late.picture(old, 0, picture("late", id))
     late.log(old, "late")
-    late.finish(old, "succeeded", last=(0, picture("late", id)))
+    late.finish(old, "succeeded")
     late.finish(old, "failed", code="X", message="late")
-    assert not late.holds(old)
-    assert other.holds(new)
+    with queue.database.write() as connection:
+        with pytest.raises(LostClaimError):
+            late.hold(connection, old)
+        other.hold(connection, new)
     late.give_back(old, "late")
     assert late.unwanted([old]) == {id}
     assert queue.store.job(id) == before
@@ -247,6 +263,43 @@ def test_a_worker_that_says_so_lives_and_keeps_its_job(queue: Queue) -> None:
     worker.leave()
     assert take_back_lost(queue.database, queue.permits) == 1
     assert queue.store.job(queue.store.jobs(None, 1, None)[0].id).state == "queued"
+
+
+@pytest.mark.parametrize("hours", [3, -3])
+def test_a_clock_that_is_set_takes_no_job_from_who_lives(
+    queue: Queue, hours: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a machine that slept; and who died before it is found out a little later."""
+    passed, set_by = 0.0, 0.0
+    began, began_at = time.monotonic(), time.time()
+    monkeypatch.setattr(time, "monotonic", lambda: began + passed)
+    monkeypatch.setattr(Database, "now", lambda self, connection: began_at + passed + set_by)
+    queue.submit()
+    queue.submit()
+    lives, died, looks = (queue.worker(name, lease=15.0) for name in ("lives", "died", "looks"))
+    held = {worker: worker.claim("pictures", 1)[0] for worker in (lives, died)}
+    passed = 2.0
+    looks.beat()
+    assert looks.take_back_lost() == 0
+    set_by = 3600.0 * hours
+    looks.beat()
+    assert looks.take_back_lost() == 0
+    for passed in (4.0, 8.0, 12.0, 18.0):
+        lives.beat()
+        looks.beat()
+        assert looks.take_back_lost() == (passed == 18.0)
+    assert queue.store.job(held[lives].id).state == "running"
+    assert queue.store.job(held[died].id).state == "queued"
+
+
+@pytest.mark.parametrize("hours", [3, -3])
+def test_a_worker_that_trusts_the_clock_takes_what_it_should_not(queue: Queue, hours: int) -> None:
+    """The control: by the clock alone, all leases have lapsed."""
+    queue.submit()
+    queue.worker("lives", lease=15.0).claim("pictures", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "now", lambda self, connection: time.time() + 3600.0 * hours)
+        assert take_back_lost(queue.database, queue.permits) == 1
 
 
 def test_three_dead_workers_end_a_job_and_lost_ones_never_do(queue: Queue) -> None:

@@ -85,6 +85,23 @@ def test_npm_failure_is_one_line_with_its_reason(tmp_path: Path, monkeypatch: py
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (
+            "WARNING: Retrying (Retry(total=4)) after connection broken by 'ConnectError'\n"
+            "ERROR: Could not find a version that satisfies the requirement thing==1.2.3\n"
+            "ERROR: No matching distribution found for thing==1.2.3\n",
+            "ERROR: Could not find a version that satisfies the requirement thing==1.2.3",
+        ),
+        ("npm error code E404\nnpm error 404 Not Found\n", "npm error code E404"),
+        ("note: nothing\n", None),
+    ],
+)
+def test_what_was_tried_again_is_no_reason(said: str, reason: str | None) -> None:
+    assert packages._reason(said) == reason
+
+
 def test_without_npm_and_without_a_named_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("npm_config_registry", raising=False)

@@ -16,10 +16,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vitrail.errors import DataError, InputError, NonFiniteError, VitrailError
-from vitrail.images import MAX_PIXELS, flatten, grid, open_image, read_header, to_pil, to_tensor
+from vitrail.images import MAX_PIXELS, contained, flatten, grid, open_image, read_header, to_pil, to_tensor
 
 FORMATS = ["PNG", "JPEG", "WEBP", "GIF"]
 
@@ -33,6 +33,21 @@ def encoded(picture: Image.Image, format: str, **options: object) -> bytes:
     target = io.BytesIO()
     picture.save(target, format, **options)
     return target.getvalue()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (30, 64), (64, 8)])
+@pytest.mark.parametrize("own", [(40, 30), (200, 30), (21, 300), (64, 64), (9, 9)])
+def test_a_picture_is_contained_as_pillow_does_it(own: tuple[int, int], size: tuple[int, int]) -> None:
+    picture, method = noise(*own), Image.Resampling.LANCZOS
+    inside = contained(picture, size, method)
+    assert encoded(inside, "PNG") == encoded(ImageOps.contain(picture, size, method), "PNG")
+    padded = ImageOps.pad(inside, size, method)
+    assert encoded(padded, "PNG") == encoded(ImageOps.pad(picture, size, method), "PNG")
+
+
+@pytest.mark.parametrize(("own", "made"), [((1, 4000), (1, 64)), ((4000, 1), (48, 1))])
+def test_of_a_thin_picture_a_pixel_is_left(own: tuple[int, int], made: tuple[int, int]) -> None:
+    assert contained(noise(*own), (48, 64), Image.Resampling.LANCZOS).size == made
 
 
 # -- tensors -------------------------------------------------------------------------------------------------
@@ -241,7 +256,7 @@ def test_bombs_are_refused_on_the_header_alone_fast_and_in_little_memory(tmp_pat
 def test_the_cap_itself_is_allowed_and_can_be_moved() -> None:
     data = png_claiming(MAX_PIXELS // 4000, 4000)
     assert read_header(data).pixels == MAX_PIXELS
-    with pytest.raises(DataError, match="40x30 pixels; allowed are 1199"):
+    with pytest.raises(DataError, match=r"40x30 pixels \(0.0012 megapixels\); allowed are 0.001199"):
         open_image(encoded(noise(), "PNG"), max_pixels=1199)
     assert open_image(encoded(noise(), "PNG"), max_pixels=1200).size == (40, 30)
 

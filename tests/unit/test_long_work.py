@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from vitrail.data import emoji, feature_weights, font_source
 from vitrail.errors import ArtifactError, CancelledError, DataError, InputError
 from vitrail.recipe import dump_recipe, parse_recipe
+from vitrail.serving import long_work_run
 from vitrail.serving.long_work import (
     LONG_KINDS,
     STOPPED_MODEL,
@@ -230,6 +231,62 @@ def test_an_evaluation_of_folders(tmp_path: Path) -> None:
     assert of(events, LongProgress)
     second, _ = work(request, tmp_path)  # the first report stays
     assert "evaluate-made-2" in second.paths[0]
+
+
+def test_two_evaluations_of_one_name_at_the_same_time_leave_two_reports(tmp_path: Path) -> None:
+    """As two workers do; one that is stopped leaves no empty folder."""
+    one, other = paint(tmp_path / "made", 8), paint(tmp_path / "real", 9)
+    request = EvaluateRequest(pictures=str(one), against=str(other), paired=True, metrics=("psnr",))
+    inner: list[LongResult] = []
+
+    def report(event: LongEvent) -> None:
+        if not inner and isinstance(event, LongProgress):
+            inner.append(work(request, tmp_path)[0])
+
+    outer = run_long_work(request, report, threading.Event(), tmp_path)
+    pages = {outer.paths[0], inner[0].paths[0]}
+    assert len(pages) == 2
+    assert all(Path(page).is_file() for page in pages)
+    cancelled = threading.Event()
+    with pytest.raises(CancelledError):
+        run_long_work(request, lambda event: cancelled.set(), cancelled, tmp_path)
+    assert len(list((tmp_path / "reports").iterdir())) == 2
+
+
+def test_a_reports_folder_that_another_worker_takes_away_is_not_worked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with nothing between our opening and our locking of it; and is made anew by a third."""
+    one, other = paint(tmp_path / "made", 8), paint(tmp_path / "real", 9)
+    request = EvaluateRequest(pictures=str(one), against=str(other), paired=True, metrics=("psnr",))
+    real, calls = long_work_run.fcntl.flock, []
+
+    def flock(handle: int, how: int) -> None:
+        calls.append(handle)
+        if len(calls) < 3:
+            place = next((tmp_path / "reports").iterdir())
+            place.rmdir()
+            if len(calls) == 2:
+                place.mkdir()
+        real(handle, how)
+
+    monkeypatch.setattr(long_work_run.fcntl, "flock", flock)
+    assert "evaluate-made-3" in work(request, tmp_path)[0].paths[0]
+
+
+def test_an_evaluation_that_finds_no_process_says_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system's word for it is the same as for a folder that is locked."""
+
+    def evaluate(*arguments: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("vitrail.serving.evaluate_work.evaluate", evaluate)
+    request = EvaluateRequest(pictures=str(paint(tmp_path / "made", 8)), metrics=("psnr",))
+    with pytest.raises(BlockingIOError):
+        work(request, tmp_path)
+    assert not list((tmp_path / "reports").iterdir())
 
 
 def test_an_evaluation_of_a_model(tmp_path: Path, tiny_model: Path) -> None:

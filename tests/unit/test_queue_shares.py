@@ -105,6 +105,26 @@ class _Words(_Told):
         self.words.append("preview")
 
 
+@pytest.mark.parametrize(("share", "most"), [(1, 5), (16, 2)])
+def test_a_job_is_told_of_a_few_times_however_many_steps_it_has(
+    share: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_work, "_EVERY_AT_LEAST", 0.02)
+    clock = [100.0]
+    monkeypatch.setattr(queue_work.time, "monotonic", lambda: clock[0])
+    words = _Words()
+    assignment = Assignment("a", "pictures", TextToImageRequest(prompt="x"))
+    outcome = queue_work._Outcome(assignment, cast(Tell, words), "png", share)
+    for step in range(1, 101):  # a second in all
+        clock[0] += 0.01
+        outcome(Progress(step=step, steps=100, eta=(100 - step) * 0.01))
+        if outcome.wants_preview():
+            outcome(Preview(index=0, step=step))
+    assert words.words[:2] == (["progress 2", "preview"] if share == 1 else ["progress 32", "preview"])
+    assert 2 <= len([word for word in words.words if word != "preview"]) <= most
+    assert 2 <= words.words.count("preview") <= most
+
+
 @pytest.mark.parametrize(("eta", "told"), [(9.0, ["progress 1", "preview"]), (0.1, [])])
 def test_what_is_nearly_there_is_not_told_of(
     eta: float, told: list[str], monkeypatch: pytest.MonkeyPatch

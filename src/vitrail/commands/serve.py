@@ -191,6 +191,7 @@ def serve(
 
         from vitrail.serving.durable import DurableEngine
         from vitrail.serving.http import make_app
+        from vitrail.serving.http_lines import Lines, room_for_lines
     except ImportError as error:
         raise MissingExtraError(str(error.name or "fastapi").partition(".")[0], "server") from error
     listening = _bound(host, numbers["port"], retry=options.port == PORT and ready is not None)
@@ -228,9 +229,16 @@ def serve(
                 await super().startup(sockets)
                 engine.start()
 
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().shutdown(sockets)
+                if self.force_exit:  # a second Ctrl-C; cut off, the application would complain at length
+                    await self.lifespan.shutdown()
+
+        Lines.most = room_for_lines()
         server = Served(
             uvicorn.Config(
                 app,
+                http=Lines,
                 log_level="warning",
                 access_log=False,
                 server_header=False,

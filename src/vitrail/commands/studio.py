@@ -51,7 +51,7 @@ def run(arguments: Sequence[str], language: Language) -> int:
 
         home = serve.data_folder(options.folder) / "studio"
         # Who can reach the server from elsewhere names no folder of this machine.
-        add_studio(app, Places(home, roots=serve.roots_of(options)))
+        add_studio(app, Places(home, roots=serve.roots_of(options)), engine)
 
     from vitrail.studio.page import CSP
 

@@ -183,7 +183,7 @@ def fetch(package: Package, cache: Path | None = None) -> Path:
 
 
 def _run_client(command: list[str], package: Package, folder: Path | None = None) -> None:
-    """Run a registry client; its last line of complaint becomes the one line of the DataError."""
+    """Run a registry client; its line of complaint becomes the one line of the DataError."""
     what = f"{package.name}@{package.version}"
     try:
         done = subprocess.run(
@@ -200,12 +200,17 @@ def _run_client(command: list[str], package: Package, folder: Path | None = None
             f"{command[0]} did not fetch {what} in {FETCH_TIMEOUT_S} s; check the network, then run it again"
         ) from error
     if done.returncode != 0:
-        lines = done.stderr.splitlines()
-        complaints = [line.strip() for line in lines if "error" in line.lower() or line.startswith("E: ")]
-        reason = complaints[0] if complaints else f"exit status {done.returncode}"
+        reason = _reason(done.stderr) or f"exit status {done.returncode}"
         raise DataError(
             f"cannot fetch {what}: {reason}; check the network and the registry settings, then run it again"
         )
+
+
+def _reason(said: str) -> str | None:
+    """The line in which an installer says what went wrong; what it tried again before that is none."""
+    lines = [line.strip() for line in said.splitlines() if not line.startswith("WARNING: Retrying")]
+    plain = [line for line in lines if line.startswith(("ERROR: ", "E: "))]
+    return next(iter(plain + [line for line in lines if "error" in line.lower()]), None)
 
 
 def _fetch_npm(package: Package, folder: Path) -> Path:

@@ -29,7 +29,7 @@ MAX_PICTURES = 5000
 def _needed(reference: ImageSet | None, least: int = 2) -> ImageSet:
     if reference is None or len(reference) < least:
         raise InputError(
-            f"this metric compares with real pictures; give at least {least} of them with --against"
+            f"this metric compares with real pictures; give at least {least} of them to compare with"
         )
     return reference
 

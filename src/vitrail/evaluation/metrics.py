@@ -204,7 +204,7 @@ def sharpness(pictures: ImageSet, _: ImageSet | None = None) -> MetricResult:
 def blurry(pictures: ImageSet, originals: ImageSet | None) -> MetricResult:
     """Share of pictures that are blurrier than 95 % of the real ones: 0.05 for real pictures."""
     if originals is None:
-        raise InputError("blurry compares with real pictures; give them with --against")
+        raise InputError("blurry compares with real pictures; give some to compare with")
     real = [laplacian_variance(originals.pixels(i)) for i in range(len(originals))]
     limit = float(np.percentile(real, 5))
     values = [laplacian_variance(pictures.pixels(i)) for i in range(len(pictures))]

@@ -53,8 +53,8 @@ def verdict(evaluation: Evaluation) -> list[Sentence]:
         found.append(
             _say(
                 "note",
-                "No real pictures were given (--against), so nothing here says how real these look.",
-                "没有提供真实图片（--against），因此无法判断这些图片有多真实。",
+                "No real pictures were given to compare with, so nothing here says how real these look.",
+                "没有提供用来对照的真实图片，因此无法判断这些图片有多真实。",
             )
         )
     return found or [_say("note", "Nothing stands out.", "没有特别之处。")]

@@ -184,7 +184,8 @@ class TextEncoder(nn.Module):
             raise InputError(f"max_tokens is {max_tokens}; allowed are 3 to {self.config.positions}")
         # A lone surrogate has no UTF-8 form and the tokenizer's Rust side refuses it: read it as unknown.
         clean = [prompt.encode("utf-8", "replace").decode("utf-8") for prompt in prompts]
-        rows: list[list[int]] = [encoding.ids for encoding in self.tokenizer.encode_batch(clean)]
+        # One by one: what comes together is cut up by threads of the library, which want the drawing's cores.
+        rows: list[list[int]] = [self.tokenizer.encode(words).ids for words in clean]
         truncated = tuple(len(row) > max_tokens for row in rows)
         rows = [row if len(row) <= max_tokens else [*row[: max_tokens - 1], row[-1]] for row in rows]
         ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)

@@ -126,15 +126,15 @@ def encode_animation(pictures: Sequence[Image.Image], fps: float, record: ImageR
     return target.getvalue()
 
 
-def read(source: Source) -> PictureInfo:
+def read(source: Source, *, name: str | None = None) -> PictureInfo:
     """Read what a picture file says about its making, without decoding the pixels.
 
     Malformed metadata is reported in ``problems``, never raised; only a file that is no picture at all raises
-    as :func:`vitrail.images.read_header` does.
+    as :func:`vitrail.images.read_header` does, which calls it ``name``.
     """
     texts: dict[str, str] = {}
     problems: list[str] = []
-    if read_header(source).format == "PNG":
+    if read_header(source, name=name).format == "PNG":
         with open_stream(source) as file:
             file.seek(8)
             texts.update(_png_texts(file, problems))

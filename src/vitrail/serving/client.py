@@ -122,14 +122,15 @@ class Client:
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
         while True:
+            ended = None
             try:
-                for event in self._events(id, 0, until):
+                for event in self._events(id, 0, until):  # to its end: the connection is used again
                     if event.job.state in TERMINAL:
-                        return event.job
+                        ended = event.job
             except QueueFullError:  # too many follow jobs already: look now and then
                 time.sleep(0.5)
-            if (job := self.job(id)).state in TERMINAL:
-                return job
+            if ended is not None or (ended := self.job(id)).state in TERMINAL:
+                return ended
             if time.monotonic() > until:
                 raise ServerError(f"the job has not ended within {timeout:g} seconds; it goes on")
 
@@ -137,7 +138,7 @@ class Client:
         """As :meth:`events`, but no longer than ``until`` on the monotonic clock."""
         import httpx
 
-        failures = 0
+        failures, ended = 0, False
         while (left := until - time.monotonic()) > 0:
             try:
                 headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
@@ -147,20 +148,19 @@ class Client:
                     if answer.status_code != 200:
                         answer.read()
                         raise _error(answer)
-                    ended = False
                     for line in answer.iter_lines():  # to its end, so that the connection can be used again
                         if line.startswith("data:"):
                             event = JobEvent.model_validate_json(line[5:])
                             after, failures = event.seq, 0
-                            yield event
                             ended = event.job.state in TERMINAL
+                            yield event
                         if time.monotonic() > until:
                             return
                 if ended or self.job(id).state in TERMINAL:  # it had ended before what was asked for
                     return
             except httpx.HTTPError as error:
                 failures += 1
-                if time.monotonic() > until:
+                if ended or time.monotonic() > until:
                     return
                 if failures >= _ATTEMPTS:
                     raise ServerError("the server cannot be reached any more; is it running?") from error

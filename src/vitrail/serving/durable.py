@@ -19,7 +19,9 @@ from typing import Literal
 from vitrail.errors import InputError, StorageError
 from vitrail.files import ensure_folder, shown
 from vitrail.request_fields import Model
+from vitrail.serving.failures import complain
 from vitrail.serving.jobs import Job, JobEvent, State
+from vitrail.serving.processes import unsignalled
 from vitrail.serving.queue_claims import LEASE, take_back_lost
 from vitrail.serving.queue_requests import Lane, lane_of
 from vitrail.serving.queue_store import QueueStore
@@ -107,7 +109,7 @@ class DurableEngine:
         self._store = QueueStore(self._database, self._permits, queue_limit)
         self._work = settings.work
         # Workers beside us tell what they do; looking is for those elsewhere, who may share the queue.
-        self._watch = Watch(self._store, 0.25 if workers else 0.05 if self._database.sqlite else 0.1)
+        self._watch = Watch(self._store, _looks(workers, self._database.sqlite))
         self._starting: threading.Thread | None = None
         self._workers = [_Beside(settings, number, self._watch.told) for number in range(workers)]
         if started:
@@ -156,7 +158,7 @@ class DurableEngine:
         """As :meth:`vitrail.serving.jobs.JobEngine.submit`."""
         job = self._store.submit(request, key)
         for worker in self._workers:
-            worker.wake(lane_of(job.kind))
+            worker.say(lane_of(job.kind))
         return job
 
     def job(self, id: str) -> Job:
@@ -190,7 +192,11 @@ class DurableEngine:
 
     def cancel(self, id: str) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.cancel`."""
-        return self._store.cancel(id)
+        job = self._store.cancel(id)
+        if job.state == "running":
+            for worker in self._workers:
+                worker.say("look")
+        return job
 
     def move(self, id: str, *, before: str | None) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.move`."""
@@ -220,6 +226,13 @@ class DurableEngine:
         self._database.close()
 
 
+def _looks(workers: int, file: bool) -> float:
+    """Seconds between two looks: a file has few writers but the workers beside us, who tell."""
+    if workers:
+        return 0.5 if file else 0.25
+    return 0.05 if file else 0.1
+
+
 class _Beside:
     """A worker process beside this one; if it ends it is started again, the sooner the longer it lived.
 
@@ -232,17 +245,17 @@ class _Beside:
         self._closed = threading.Event()
         self._talk = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._keep, name=f"vitrail-worker-{number}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"vitrail-worker-{number}", daemon=True)
 
     def start(self) -> None:
         """Start the process."""
         self._thread.start()
 
-    def wake(self, lane: Lane) -> None:
-        """Say that there is a new job; without it the job's permit is found a look later."""
+    def say(self, word: Lane | Literal["look"]) -> None:
+        """Say in which lane there is a new job, or that one was cancelled; it looks itself, but later."""
         with self._talk, contextlib.suppress(OSError, ValueError):
             if self._process is not None and self._process.stdin is not None:
-                os.write(self._process.stdin.fileno(), f"{lane}\n".encode())
+                os.write(self._process.stdin.fileno(), f"{word}\n".encode())
 
     def close(self) -> None:
         """Let the process give back what it does, and end it."""
@@ -250,32 +263,49 @@ class _Beside:
         if self._thread.ident is not None:
             self._thread.join()
 
+    def _run(self) -> None:
+        with unsignalled():
+            self._keep()
+
     def _keep(self) -> None:
-        pause = 0.2
+        pause, complained = 0.2, False
         while not self._closed.is_set():
-            with subprocess.Popen(_WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-                assert process.stdin is not None
-                threading.Thread(target=self._listen, args=(process,), daemon=True).start()
-                with contextlib.suppress(OSError):  # it ended at once; that is seen below
-                    process.stdin.write(self._settings)
-                    process.stdin.flush()
-                os.set_blocking(process.stdin.fileno(), False)  # one that hangs must not hold up submit()
-                with self._talk:
-                    self._process = process
-                lived = 0.0
-                while process.poll() is None and not self._closed.wait(0.1):
-                    lived += 0.1
-                with self._talk:
-                    self._process = None
-                if self._closed.is_set():
-                    try:
-                        with contextlib.suppress(OSError):
-                            process.stdin.close()  # the sign to end
-                        process.wait(12)
-                    except subprocess.TimeoutExpired:
-                        process.kill()
+            lived = 0.0
+            try:
+                lived = self._once()
+                complained = False
+            except (OSError, RuntimeError) as error:  # no process, thread or file left; later there may be
+                if not complained:
+                    reason = shown(getattr(error, "strerror", None) or error)
+                    complain(f"vitrail: no worker could be started: {reason}; tried again")
+                complained = True
             pause = 0.2 if lived > 30 else min(10.0, pause * 2)
             self._closed.wait(pause)
+
+    def _once(self) -> float:
+        """Start a process and wait for its end; returns how many seconds it lived."""
+        lived = 0.0
+        with subprocess.Popen(_WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            threading.Thread(target=self._listen, args=(process,), daemon=True).start()
+            with contextlib.suppress(OSError):  # it ended at once; that is seen below
+                process.stdin.write(self._settings)
+                process.stdin.flush()
+            os.set_blocking(process.stdin.fileno(), False)  # one that hangs must not hold up submit()
+            with self._talk:
+                self._process = process
+            while process.poll() is None and not self._closed.wait(0.1):
+                lived += 0.1
+            with self._talk:
+                self._process = None
+            if self._closed.is_set():
+                try:
+                    with contextlib.suppress(OSError):
+                        process.stdin.close()  # the sign to end
+                    process.wait(12)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+        return lived
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None

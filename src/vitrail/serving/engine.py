@@ -16,6 +16,7 @@ from typing import NewType
 from PIL import Image
 
 from vitrail.codes_schema import WalkRequest
+from vitrail.cores import sharing
 from vitrail.errors import CancelledError, InputError
 from vitrail.runtime import Precision, pick_device
 from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Request
@@ -174,7 +175,8 @@ class Engine:
             try:
                 if job.context.cancelled.is_set():
                     raise CancelledError("stopped before it began; nothing was made")
-                self._run(job)
+                with sharing():
+                    self._run(job)
             except BaseException as caught:  # handed to whoever reads the job's events
                 error = explained(caught)
             job.finish(error)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sys
+import traceback
 
 from vitrail.errors import VitrailError
 
-__all__ = ["OUT_OF_MEMORY", "code_of", "explained"]
+__all__ = ["OUT_OF_MEMORY", "code_of", "complain", "explained"]
 
 OUT_OF_MEMORY = "OutOfMemory"
+
+
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|ALLOC_FAILED|bad_alloc"
+    r"|can't start new thread|could not (?:create|execute) a (?:primitive|memory object)$",  # oneDNN's
+    re.IGNORECASE,
+)
 
 
 class _OutOfMemoryError(VitrailError):
@@ -17,11 +27,9 @@ class _OutOfMemoryError(VitrailError):
 
 def explained(error: BaseException) -> BaseException:
     """Return ``error``, or a line of ours in place of what Python or torch says when memory runs out."""
-    # A GPU's allocator has its own exception; the CPU's says so in a plain RuntimeError.
+    # A GPU's allocator has its own exception; the CPU's says so in a RuntimeError, the system in an OSError.
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or (
-        isinstance(error, RuntimeError) and re.search(r"can't allocate memory|not enough memory", str(error))
-    ):
+    if out_of_memory or (isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error))):
         needed = re.search(r"ried to allocate ([\d.]+) ?([KMGT]i?B|bytes)", str(error))
         more = f" ({_bytes(needed[1], needed[2])} more were needed)" if needed else ""
         return _OutOfMemoryError(
@@ -41,6 +49,18 @@ def code_of(error: BaseException) -> tuple[str, str]:
         "InternalError",
         f"this is a mistake of vitrail's own ({type(found).__name__}); the worker's output has details",
     )
+
+
+def complain(about: str | BaseException) -> None:
+    """Print a line, or a mistake of ours with its traceback, for who runs the server.
+
+    Nothing fails of it: the log may lie on the very disk that is full, or its reader be gone.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if isinstance(about, str):
+            print(about, file=sys.stderr, flush=True)
+        else:
+            traceback.print_exception(about)
 
 
 def _bytes(number: str, unit: str) -> str:

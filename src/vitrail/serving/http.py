@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import vitrail
-from vitrail.serving.dialects import a1111, openai
+from vitrail.serving.dialects import a1111, a1111_lists, openai
 from vitrail.serving.http_errors import handle_errors
 from vitrail.serving.http_guard import Guard, Limits
 from vitrail.serving.http_hosts import LOOPBACK, check_bind, host_names
@@ -104,7 +104,8 @@ def make_app(
     app.include_router(model_router(shelf))
     app.include_router(status_router(engine, gallery, metrics))
     app.include_router(a1111.make_router(engine, gallery, shelf, streams))
-    app.include_router(openai.make_router(engine, gallery, shelf, streams))
+    app.include_router(a1111_lists.controlnet_router(shelf))
+    app.include_router(openai.make_router(engine, gallery, shelf, streams, token))
     _describe(app)
     add_page(app)
     allowed = frozenset(origin.rstrip("/") for origin in origins)

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from vitrail.chinese import in_chinese
 from vitrail.errors import (
@@ -28,11 +29,16 @@ from vitrail.errors import (
     QueueFullError,
     StorageError,
     UnknownJobError,
+    UnreachableError,
     VitrailError,
 )
 from vitrail.request_fields import Model
+from vitrail.validation import parse
 
-__all__ = ["ErrorAnswer", "NotFoundError", "Refusal", "documented", "error_answer", "handle_errors", "public"]
+__all__ = [
+    *("ErrorAnswer", "NotFoundError", "ParamError", "Refusal"),
+    *("documented", "error_answer", "handle_errors", "public"),
+]
 
 LOG = logging.getLogger("vitrail.http")
 MAX_MESSAGE = 500
@@ -44,6 +50,14 @@ _PATH = re.compile(r"""(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'",;:]+[/\\])*
 
 class NotFoundError(InputError):
     """Nothing is called so."""
+
+
+class ParamError(InputError):
+    """A value that cannot be used, with the name of its field."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class ErrorBody(Model):
@@ -74,14 +88,14 @@ _MEANING = {
     415: "The body is of a type that is not taken here.",
     422: "A value is missing or out of range.",
     429: "The queue is full; Retry-After says when to ask again.",
-    503: "The server is not ready.",
+    503: "The server is not ready, or its database is away for a moment.",
     507: "The disk is full or cannot be written.",
 }
 
 
 def documented(*codes: int, model: type[BaseModel] = ErrorAnswer) -> dict[int | str, dict[str, Any]]:
     """The errors ``codes``, and those that every route may answer, in the shape ``model``, for OpenAPI."""
-    always = (400, 401, 403, 404, 422, 507)
+    always = (400, 401, 403, 404, 422, 503, 507)
     return {code: {"model": model, "description": _MEANING[code]} for code in sorted({*always, *codes})}
 
 
@@ -93,6 +107,7 @@ class Refusal:
     code: str
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    param: str | None = None
 
 
 def refusal_of(error: BaseException) -> Refusal:
@@ -101,13 +116,21 @@ def refusal_of(error: BaseException) -> Refusal:
     match error:
         case UnknownJobError():
             return Refusal(404, name, "there is no such job; it may have been forgotten")
+        case ParamError(param=param):
+            return Refusal(400, "InputError", public(str(error)), param=param)
         case NotFoundError():
             return Refusal(404, "NotFound", public(str(error)))
         case QueueFullError():
             return Refusal(429, name, public(str(error)), {"Retry-After": str(RETRY_SECONDS)})
+        case UnreachableError():
+            LOG.error("storage: %s", error)
+            message = "the server's database does not answer; ask again in a moment"
+            return Refusal(503, name, message, {"Retry-After": str(RETRY_SECONDS)})
         case StorageError():
             LOG.error("storage: %s", error)
             return Refusal(507, name, "the server cannot write to its disk or database; free some space")
+        case ClientDisconnect():  # nobody reads this; where it was our own refusal, the guard answers
+            return Refusal(400, name, "the body broke off")
         case MissingExtraError():
             return Refusal(501, name, public(str(error)))
         case InputError() | DataError() | ArtifactError() | CancelledError():
@@ -136,12 +159,12 @@ def error_answer(path: str, refusal: Refusal, language: str = "") -> Response:
     message = refusal.message
     if language[:2].lower() == "zh":
         message = in_chinese(message) or message
-    if path.startswith("/sdapi/"):
+    if path.startswith(("/sdapi/", "/controlnet/")):
         body: dict[str, object] = {"error": refusal.code, "detail": message, "body": "", "errors": message}
-    elif path.startswith("/v1/"):
+    elif path.startswith(_OPENAI):
         kind = "server_error" if refusal.status >= 500 else "invalid_request_error"
         code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(refusal.status, refusal.code)
-        body = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+        body = {"error": {"message": message, "type": kind, "param": refusal.param, "code": code}}
     else:
         body = {"error": {"code": refusal.code, "message": message}}
     content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
@@ -160,7 +183,9 @@ def handle_errors(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return answer(request, Refusal(422, "InputError", _invalid(error)))
+        message, param = _invalid(error, _body_model(request))
+        status = 400 if request.url.path.startswith(_OPENAI) else 422  # as those that they stand for do
+        return answer(request, Refusal(status, "InputError", message, param=param))
 
     async def plain(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -168,11 +193,13 @@ def handle_errors(app: FastAPI) -> None:
         return answer(request, Refusal(error.status_code, code, message, error.headers or {}))
 
     app.add_exception_handler(VitrailError, own)
+    app.add_exception_handler(ClientDisconnect, own)
     app.add_exception_handler(Exception, own)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, plain)
 
 
+_OPENAI = ("/v1/", "/openai/")
 _PLAIN = {
     400: ("InputError", "the body cannot be read; send what the OpenAPI document says"),
     404: ("NotFound", "there is nothing at this address; /openapi.json lists what there is"),
@@ -180,8 +207,15 @@ _PLAIN = {
 }
 
 
-def _invalid(error: RequestValidationError) -> str:
-    """Name the fields of our own that were not right, without what was given."""
+def _body_model(request: Request) -> type[BaseModel] | None:
+    """The model that the body of the request's route is read by."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    found = getattr(getattr(field, "field_info", None), "annotation", None)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _invalid(error: RequestValidationError, model: type[BaseModel] | None) -> tuple[str, str | None]:
+    """Say what was not right, without what was given, and name the field where it is one of the body's."""
     names: list[str] = []
     for item in error.errors():
         place = [str(part) for part in item["loc"][1:2]]
@@ -189,5 +223,11 @@ def _invalid(error: RequestValidationError) -> str:
             names.append("the body")
         elif place[0].isidentifier() and len(place[0]) <= 40:
             names.append(place[0])
+    param = names[0] if names and names[0] != "the body" else None
+    if param is not None and model is not None and isinstance(error.body, dict):
+        try:
+            parse(model, error.body, echo=False)
+        except InputError as said:
+            return public(str(said)), param
     listed = ", ".join(dict.fromkeys(names[:3])) or "the body"
-    return f"{listed} cannot be used; /openapi.json says what is allowed"
+    return f"{listed} cannot be used; /openapi.json says what is allowed", param

@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrail.serving.http_errors import Refusal, error_answer
 from vitrail.serving.http_hosts import LOOPBACK
+from vitrail.serving.http_tickets import ticket_holds
 
 __all__ = ["COOKIE", "Guard", "Limits"]
 
@@ -73,7 +74,11 @@ _BYTES = ("/api/studio/",)
 #: Clients of A1111 post to these without a body and without a type. A page of a stranger's that did the same
 #: would say where it comes from.
 _WITHOUT_BODY = frozenset(
-    f"/sdapi/v1/{name}" for name in ("interrupt", "skip", "refresh-checkpoints", "refresh-loras")
+    f"/sdapi/v1/{name}"
+    for name in (
+        *("interrupt", "skip", "refresh-checkpoints", "refresh-loras", "refresh-vae", "refresh-embeddings"),
+        *("unload-checkpoint", "reload-checkpoint"),
+    )
 )
 
 
@@ -108,7 +113,7 @@ class Guard:
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._add_headers(message, path)
+                self._add_headers(message, path, headers.get("origin"))
             await send(message)
 
         refusal = self._refused(scope, headers, path)
@@ -146,6 +151,9 @@ class Guard:
             return Refusal(405, "MethodNotAllowed", "this method is not known here")
         if b"%00" in scope.get("raw_path", b"") or b"%00" in scope["query_string"] or "\0" in path:
             return Refusal(400, "InputError", "the address holds a NUL character")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy in front might take the one and we the other, and see the next request elsewhere.
+            return Refusal(400, "InputError", "the body's length is said in two ways")
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._ours(hosts[0]):
             return Refusal(403, "ForeignHost", "this server does not answer to that host; see --allow-host")
@@ -155,6 +163,8 @@ class Guard:
         if not origins and headers.get("sec-fetch-site") in ("cross-site", "same-site") and path != "/":
             return Refusal(403, "ForeignOrigin", "another page may not use this server; see --allow-origin")
         if self.token is not None and path not in _OPEN and method != "OPTIONS":
+            if method == "GET" and ticket_holds(self.token, path, scope["query_string"]):
+                return None
             given = _given_token(headers)
             if given is None or not self._right(given):
                 if path == "/" and "token" in parse_qs(scope["query_string"].decode("latin-1")):
@@ -207,8 +217,11 @@ class Guard:
     def _most(self, path: str) -> int:
         return self.limits.files if path.startswith(_WITH_FILES) else self.limits.json
 
-    def _add_headers(self, message: MutableMapping[str, Any], path: str) -> None:
+    def _add_headers(self, message: MutableMapping[str, Any], path: str, origin: str | None) -> None:
         headers = MutableHeaders(scope=message)
+        if origin in self.origins and "Access-Control-Allow-Origin" not in headers:
+            headers["Access-Control-Allow-Origin"] = origin  # for its page to read why it was refused
+            headers.add_vary_header("Origin")
         page = self.page_policy is not None and (path == "/" or path.startswith("/studio/"))
         if "Content-Security-Policy" not in headers:
             headers["Content-Security-Policy"] = self.page_policy or "" if page else API_POLICY
@@ -239,15 +252,22 @@ def _type_refused(headers: Headers, path: str) -> Refusal | None:
 
 
 def _given_token(headers: Headers) -> str | None:
-    """The token of ``Authorization: Bearer``, of a password (A1111 clients), or of the page's cookie."""
+    """The token of ``Authorization: Bearer``, of a password (A1111 clients), or of the page's cookie.
+
+    Some of A1111's clients have one field for both, and some of OpenAI's a header of their own.
+    """
     scheme, _, value = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip()
     if scheme.lower() == "basic":
         try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
+            name, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
         except (binascii.Error, ValueError):
             return None
+        return password if colon else name
+    for header in ("api-key", "x-api-key"):
+        if header in headers:
+            return headers[header]
     try:
         cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -42,7 +42,7 @@ class _Live(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield them; those of a database that does not answer are left out."""
         try:
-            counts = self._counts()
+            counts = self._engine.counts()
             jobs = GaugeMetricFamily("vitrail_jobs", "Jobs that have not ended, by state.", labels=["state"])
             for state in ("queued", "running"):
                 jobs.add_metric([state], counts.get(state, 0))
@@ -56,16 +56,11 @@ class _Live(Collector):
             yield ended
             pictures = self._gallery.count()
             yield GaugeMetricFamily("vitrail_pictures", "Pictures in the gallery.", value=pictures)
-            workers: Any = getattr(self._engine, "workers", None)
-            if workers is not None:
-                yield GaugeMetricFamily("vitrail_workers", "Workers that live.", value=workers())
+            workers = self._engine.workers()
+            yield GaugeMetricFamily("vitrail_workers", "Workers that live.", value=workers)
         except VitrailError:
             pass
         yield GaugeMetricFamily("vitrail_streams", "Clients that follow jobs.", value=self._streams.open)
-
-    def _counts(self) -> dict[str, int]:
-        counts: Callable[[], dict[str, int]] | None = getattr(self._engine, "counts", None)
-        return {} if counts is None else counts()
 
 
 class Metrics:
@@ -124,8 +119,7 @@ def status_router(engine: JobEngine, gallery: Gallery, metrics: Metrics) -> APIR
         try:
             engine.jobs(limit=1)
             gallery.count()
-            workers: Any = getattr(engine, "workers", None)
-            if getattr(engine, "beside", 0) and not workers():
+            if engine.beside and not engine.workers():
                 return error_answer(
                     "", Refusal(503, "NotReady", "no worker lives yet; ask again in a moment")
                 )

@@ -38,10 +38,11 @@ _HEADERS = {"Content-Security-Policy": _POLICY, "X-Frame-Options": "DENY", "Vary
 _ABOUT = {
     "en": "Pictures on your own machine. A request is accepted at /api/jobs, followed by its events, and its "
     "pictures lie at /api/pictures. Programs written for AUTOMATIC1111 and for OpenAI's images work as they "
-    "are. Where the server asks for a token, add -H 'Authorization: Bearer TOKEN'.",
+    "are. ID stands for the id that an answer names. Where the server asks for a token, add "
+    "-H 'Authorization: Bearer TOKEN'.",
     "zh": "在自己的机器上生成图片。向 /api/jobs 提交请求，通过事件了解进度，图片在 /api/pictures。"
     "为 AUTOMATIC1111 或 OpenAI 图片接口编写的程序可直接使用。"
-    "若服务器需要令牌，请加上 -H 'Authorization: Bearer TOKEN'。",
+    "ID 表示回答中给出的 id。若服务器需要令牌，请加上 -H 'Authorization: Bearer TOKEN'。",
 }
 _COMPLETE = {
     "en": "Every field, answer and error, for programs:",
@@ -77,6 +78,7 @@ _CHINESE = {
     "POST /sdapi/v1/txt2img": "由文字生成图片。",
     "POST /sdapi/v1/img2img": "在图片上重画，或只重画蒙版白色部分。",
     "POST /sdapi/v1/extra-single-image": "用模型或插值放大图片。",
+    "POST /sdapi/v1/extra-batch-images": "依次放大多张图片。",
     "POST /sdapi/v1/png-info": "图片所记录的生成设置。",
     "GET /sdapi/v1/progress": "客户端正在等待的任务的进度。",
     "POST /sdapi/v1/interrupt": "停止此接口的客户端所等待的工作；其他任务继续。",
@@ -85,6 +87,10 @@ _CHINESE = {
     "POST /sdapi/v1/options": "选择之后使用的模型；其他设置接受但不起作用。",
     "POST /sdapi/v1/refresh-checkpoints": "无需操作：文件夹每隔几秒会自动查看。",
     "POST /sdapi/v1/refresh-loras": "同上。",
+    "POST /sdapi/v1/refresh-vae": "同上。",
+    "POST /sdapi/v1/refresh-embeddings": "同上。",
+    "POST /sdapi/v1/unload-checkpoint": "无需操作：模型按需载入与卸载。",
+    "POST /sdapi/v1/reload-checkpoint": "同上。",
     "GET /sdapi/v1/samplers": "采样器（A1111 的名称）。",
     "GET /sdapi/v1/schedulers": "噪声调度。",
     "GET /sdapi/v1/sd-models": "模型（A1111 的标题）；不透露本机文件夹。",
@@ -99,7 +105,14 @@ _CHINESE = {
     "GET /sdapi/v1/realesrgan-models": "没有。",
     "GET /sdapi/v1/face-restorers": "没有。",
     "GET /sdapi/v1/hypernetworks": "没有。",
+    "GET /sdapi/v1/script-info": "没有。",
+    "GET /sdapi/v1/extensions": "没有。",
     "GET /sdapi/v1/memory": "不透露。",
+    "GET /controlnet/version": "所支持的 ControlNet 扩展接口版本。",
+    "GET /controlnet/model_list": "单元中可用的 ControlNet。",
+    "GET /controlnet/module_list": "预处理器：此处没有，请直接发送处理好的图。",
+    "GET /controlnet/control_types": "此处所有 ControlNet 为同一类。",
+    "GET /controlnet/settings": "一个请求最多可有多少单元。",
     "POST /v1/images/generations": "由文字生成图片。",
     "POST /v1/images/edits": "在图片上重画；蒙版透明处将重新绘制。",
     "POST /v1/images/variations": "图片的其他版本。",
@@ -153,10 +166,12 @@ def _operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, 
 def _example(
     document: dict[str, Any], address: str, method: str, path: str, operation: dict[str, Any]
 ) -> str:
-    """A line of curl that asks for ``operation``."""
+    """Lines of curl that ask for ``operation``, each example of the document's with what it is for."""
     line = f"curl -s {address}{path.replace('{id}', 'ID')}"
     if path.endswith("/events"):
         line = line.replace("-s", "-sN", 1)
+    if (suffix := _picture(operation)) is not None:
+        line += f" -o {path.rpartition('/')[2]}{suffix}"
     if method not in ("GET", "POST"):
         line += f" -X {method}"
     content = operation.get("requestBody", {}).get("content", {})
@@ -166,12 +181,26 @@ def _example(
         words = " -F 'prompt=a cat'" if "prompt" in fields else ""
         return line + words + "".join(f" -F {name}=@{name}.png" for name in files if "[" not in name)
     if "application/json" in content:
-        body = json.dumps(_value(document, content["application/json"]), ensure_ascii=False)
-        quoted = body.replace("'", "'\\''")
-        return f"{line} -H 'Content-Type: application/json' -d '{quoted}'"
+        line += " -H 'Content-Type: application/json' -d "
+        given = content["application/json"].get("examples", {}).values()
+        if len(given) > 1:
+            return "\n".join(f"# {one['summary']}\n{line}{_quoted(one['value'])}" for one in given)
+        return line + _quoted(_value(document, content["application/json"]))
     if method in ("POST", "DELETE"):
         line += " -H 'Content-Type: application/json'" + (" -d '{}'" if method == "POST" else "")
     return line
+
+
+def _quoted(value: Any) -> str:
+    body = json.dumps(value, ensure_ascii=False).replace("'", "'\\''")
+    return f"'{body}'"
+
+
+def _picture(operation: dict[str, Any]) -> str | None:
+    """The suffix of the picture that is answered, which a terminal cannot show."""
+    kinds = operation.get("responses", {}).get("200", {}).get("content", {})
+    found = [kind for kind in kinds if kind.startswith("image/")]
+    return f".{found[0].removeprefix('image/')}" if found else None
 
 
 def _value(document: dict[str, Any], media: dict[str, Any]) -> Any:

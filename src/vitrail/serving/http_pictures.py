@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
@@ -11,7 +13,7 @@ from vitrail.errors import InputError
 from vitrail.request_fields import Model
 from vitrail.serving.http_errors import NotFoundError, documented
 from vitrail.serving.http_models import ModelInfo, Shelf
-from vitrail.store.gallery import Gallery, Picture
+from vitrail.store.gallery import Gallery, Picture, PictureFileError
 
 __all__ = ["PictureAnswer", "PicturesAnswer", "model_router", "picture_router"]
 
@@ -69,12 +71,6 @@ def picture_router(gallery: Gallery) -> APIRouter:
     """The routes under ``/api/pictures``."""
     router = APIRouter(prefix="/api/pictures", tags=["pictures"])
 
-    def find(id: str) -> Picture:
-        try:
-            return gallery.get(id)
-        except InputError as error:
-            raise NotFoundError(str(error)) from error
-
     @router.get("", response_model=PicturesAnswer, responses=documented())
     def listed(
         query: Annotated[
@@ -106,12 +102,14 @@ def picture_router(gallery: Gallery) -> APIRouter:
     @router.get("/{id}", response_model=PictureAnswer, responses=documented())
     def picture(id: str) -> PictureAnswer:
         """What is known of a picture."""
-        return answer_of(find(id))
+        with _there():
+            return answer_of(gallery.get(id))
 
     @router.get("/{id}/file", response_class=Response, responses=_pictures("The file, as it was saved."))
     def file(id: str, if_none_match: Annotated[str | None, Header(max_length=100)] = None) -> Response:
         """The picture itself, with its settings inside."""
-        found = find(id)
+        with _there():
+            found = gallery.file(id)
         tag = f'"{found.sha256[:32]}"'
         headers = {
             "ETag": tag,
@@ -120,31 +118,47 @@ def picture_router(gallery: Gallery) -> APIRouter:
         }
         if if_none_match == tag:
             return Response(status_code=304, headers=headers)
-        return Response(gallery.open(found.id), media_type=found.media_type, headers=headers)
+        with _there():
+            data = gallery.open(found)
+        return Response(data, media_type=found.media_type, headers=headers)
 
-    @router.get("/{id}/thumbnail", response_class=Response, responses=_pictures("A small WebP."))
+    @router.get(
+        "/{id}/thumbnail", response_class=Response, responses=_pictures("A small WebP.", "image/webp")
+    )
     def thumbnail(id: str, side: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:
         """The picture, at most ``side`` pixels a side."""
-        data = gallery.thumbnail(find(id).id, side)
+        with _there():
+            data = gallery.thumbnail(id, side)
         return Response(data, media_type="image/webp", headers={"Cache-Control": _FOREVER})
 
     @router.post("/{id}/favourite", response_model=PictureAnswer, responses=documented(415))
     def mark(id: str, body: FavouriteBody) -> PictureAnswer:
         """Mark a picture as a favourite, or take the mark away."""
-        return answer_of(gallery.set_favourite(find(id).id, body.favourite))
+        with _there():
+            return answer_of(gallery.set_favourite(id, body.favourite))
 
     @router.delete("/{id}", response_model=Deleted, responses=documented(415))
     def delete(id: str) -> Deleted:
         """Remove a picture and its record for good."""
-        gallery.delete(find(id).id)
+        with _there():
+            gallery.delete(id)
         return Deleted(deleted=id)
 
     return router
 
 
-def _pictures(what: str) -> dict[int | str, dict[str, Any]]:
-    kinds = ("image/png", "image/jpeg", "image/webp")
-    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in kinds}
+@contextlib.contextmanager
+def _there() -> Iterator[None]:
+    """A picture that nobody knows is not there, nor is a file that is gone; the disk is well."""
+    try:
+        yield
+    except (InputError, PictureFileError) as error:
+        raise NotFoundError(str(error)) from error
+
+
+def _pictures(what: str, *kinds: str) -> dict[int | str, dict[str, Any]]:
+    any_of = kinds or ("image/png", "image/jpeg", "image/webp")
+    content = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in any_of}
     return {**documented(), 200: {"content": content, "description": what}}
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from vitrail.errors import QueueFullError
+from vitrail.errors import QueueFullError, StorageError
 from vitrail.serving.http_errors import public
 from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent, JobPicture
 
@@ -20,6 +20,7 @@ __all__ = ["Streams", "shown_job"]
 
 MAX_STREAMS = 512
 _PATIENCE = 4.0  # seconds after which a thread looks whether anybody still listens
+_AHEAD = 64  # events that wait for a listener
 
 
 def shown_job(job: Job) -> Job:
@@ -60,23 +61,32 @@ class Streams:
                 loop.call_soon_threadsafe(told.put_nowait, item)
 
         def pump() -> None:
-            last, over = after, False
+            last, over, known = after, False, False
             try:
                 while not (stop.is_set() or self._closed.is_set()):
                     began = time.monotonic()
-                    events = self.engine.events(id, after=last, timeout=_PATIENCE)
-                    tell(None)
-                    for event in events:
-                        last = max(last, event.seq)
-                        tell(event)
-                        if stop.is_set():
-                            return
-                        over = over or event.job.state in TERMINAL
-                    if over:
-                        break
-                    if time.monotonic() - began < _PATIENCE / 2:  # an engine that is about to close
-                        self._closed.wait(0.1)
-                    over = self.engine.job(id).state in TERMINAL  # what it told last is asked for once more
+                    try:
+                        events = self.engine.events(id, after=last, timeout=_PATIENCE)
+                        known = True
+                        tell(None)
+                        for event in events:
+                            last = max(last, event.seq)
+                            tell(event)
+                            while told.qsize() > _AHEAD and not stop.wait(0.1):
+                                pass  # it reads slowly, or not at all; the events are kept elsewhere
+                            if stop.is_set():
+                                return
+                            over = over or event.job.state in TERMINAL
+                        if over:
+                            break
+                        if time.monotonic() - began < _PATIENCE / 2:  # an engine that is about to close
+                            self._closed.wait(0.1)
+                        over = self.engine.job(id).state in TERMINAL  # what it told last is asked once more
+                    except StorageError:  # the database is away: whoever listens already waits with us
+                        if not known:
+                            raise
+                        tell(None)
+                        self._closed.wait(1.0)
                 tell(True)
             except BaseException as error:  # handed to whoever listens
                 tell(error)

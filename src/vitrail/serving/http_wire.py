@@ -26,7 +26,10 @@ __all__ = ["MAX_PIXELS", "file_of", "from_wire", "load_json", "picture_file", "s
 MAX_PIXELS = 40_000_000
 """Largest picture that is taken in, in pixels; seen on its header, before anything is decoded."""
 
-_DATA_URL = re.compile(r"^data:image/(png|jpeg|jpg|webp|gif);base64,", re.IGNORECASE)
+#: What it says of the content is not believed: a picture's header is looked at.
+_DATA_URL = re.compile(
+    r"^data:(?:image/[\w.+-]{1,40}|application/octet-stream)?(?:;[\w.=+-]{1,80}){0,4};base64,", re.IGNORECASE
+)
 _ADDRESS = re.compile(r"^\s*[a-z][a-z0-9+.-]{1,20}:", re.IGNORECASE)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

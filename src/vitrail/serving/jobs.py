@@ -112,3 +112,13 @@ class JobEngine(Protocol):
 
     def move(self, id: str, *, before: str | None) -> Job:
         """Put a waiting job before another one, or last (None)."""
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs are in each state, wherever they were asked for; one without any may be left out."""
+
+    def workers(self) -> int:
+        """How many workers live, wherever they are."""
+
+    @property
+    def beside(self) -> int:
+        """How many workers this engine keeps itself; with none it is ready without any that lives."""

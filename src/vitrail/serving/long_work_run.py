@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import itertools
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from vitrail.errors import CancelledError, DataError, InputError
-from vitrail.files import atomic_write, ensure_folder, shown
+from vitrail.files import atomic_write, ensure_folder, shown, storage_errors
 from vitrail.provenance.metadata import encode
 from vitrail.serving.long_train import run_training
 from vitrail.serving.long_work import (
@@ -105,16 +109,16 @@ def _evaluate(request: EvaluateRequest, tell: Tell, report: Report, folder: Path
 
     judged = request.model or Path(request.pictures or "").name
     name = request.name or run_name(Path(judged).name)
-    place = _free(folder / "reports", f"evaluate-{name}")
-    evaluation = evaluate(request, place, tell)
-    if request.name is not None:
-        evaluation.about["name"] = request.name  # an uploaded folder is called by a number
-    index = 1 if request.language == "zh" else 0
-    for sentence in verdict(evaluation):
-        report(LogLine(line=shown(sentence.words[index], 400)))
-    for metric, reason in evaluation.skipped.items():
-        report(LogLine(line=f"{metric}: {shown(reason, 300)}"))
-    paths = write_report(evaluation, place, language=request.language)
+    with _own(folder / "reports", f"evaluate-{name}") as place:
+        evaluation = evaluate(request, place, tell)
+        if request.name is not None:
+            evaluation.about["name"] = request.name  # an uploaded folder is called by a number
+        index = 1 if request.language == "zh" else 0
+        for sentence in verdict(evaluation):
+            report(LogLine(line=shown(sentence.words[index], 400)))
+        for metric, reason in evaluation.skipped.items():
+            report(LogLine(line=f"{metric}: {shown(reason, 300)}"))
+        paths = write_report(evaluation, place, language=request.language)
     values = {metric: float(result.value) for metric, result in evaluation.results.items()}
     summary = ", ".join(
         f"{metric} {formatted(result.value, CATALOGUE[metric])}"
@@ -200,13 +204,44 @@ def _pull(request: PullModelRequest, tell: Tell, report: Report) -> LongResult:
     return LongResult(summary=f"{entry.name} is here, licence {entry.licence}", paths=(str(place),))
 
 
-def _free(folder: Path, name: str) -> Path:
-    """A folder's path that nothing is at yet: ``name``, else ``name-2`` and so on."""
-    number, place = 1, folder / name
-    while place.exists():
-        number += 1
-        place = folder / f"{name}-{number}"
-    return place
+@contextlib.contextmanager
+def _own(folder: Path, name: str) -> Iterator[Path]:
+    """An empty folder of this work's own: ``name``, else ``name-2`` and so on; gone again if it stays empty.
+
+    Other workers may begin the same work at the same moment, so it is locked; the kernel frees it of a
+    process that was killed.
+    """
+    ensure_folder(folder)
+    names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+    places = (folder / name for name in names)
+    place, handle = next((place, handle) for place in places if (handle := _locked(place)) is not None)
+    try:
+        yield place
+    finally:
+        with contextlib.suppress(OSError):
+            place.rmdir()
+        os.close(handle)
+
+
+def _locked(place: Path) -> int | None:
+    """Lock an empty folder, made where it is not there; None where it is another's, a file or not empty."""
+    with storage_errors(place):
+        try:
+            place.mkdir(exist_ok=True)
+        except FileExistsError:  # a file
+            return None
+        try:
+            handle = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:  # another's, gone again
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not any(place.iterdir()) and os.path.samestat(os.fstat(handle), place.stat()):
+                return handle
+        except (BlockingIOError, FileNotFoundError):
+            pass
+        os.close(handle)
+        return None
 
 
 def _texts(paths: Iterable[Path]) -> tuple[str, ...]:

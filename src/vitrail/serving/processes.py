@@ -9,11 +9,22 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["Identity", "alive", "cpu_seconds", "die_with_parent", "serve_parent"]
+__all__ = [
+    "Identity",
+    "alive",
+    "cpu_seconds",
+    "die_with_parent",
+    "ignore_signals",
+    "serve_parent",
+    "unsignalled",
+]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -67,11 +78,34 @@ def die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
+def ignore_signals() -> None:
+    """Leave SIGINT and SIGTERM to the parent: a Ctrl-C reaches all of a terminal's processes."""
+    for name in _SIGNALS:
+        signal.signal(name, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)  # what came meanwhile is gone, too
+
+
+@contextlib.contextmanager
+def unsignalled() -> Iterator[None]:
+    """In the block SIGINT and SIGTERM wait, and reach no thread and no process that is started there.
+
+    So one that still imports, and cannot say yet that they are its parent's, does not die of them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def serve_parent(parent: int) -> None:
     """Be a process that works for ``parent`` alone: it may be lost, and ends when the parent says so."""
     die_with_parent(parent)
-    for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches all of us; the parent decides
-        signal.signal(name, signal.SIG_IGN)
+    ignore_signals()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("600")  # when memory runs out, rather this than a server
 

@@ -12,7 +12,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from PIL import Image
 from vitrail.errors import CancelledError, VitrailError
 from vitrail.request_fields import Model
 from vitrail.schema import ImageRecord
-from vitrail.serving.failures import code_of
+from vitrail.serving.failures import code_of, complain
 from vitrail.serving.processes import serve_parent
 from vitrail.serving.queue_pipe import Line
 from vitrail.serving.queue_requests import read_request
@@ -99,7 +98,7 @@ class Tell:
             return
         code, message = code_of(error)
         if code == "InternalError":
-            traceback.print_exception(error)
+            complain(error)
         self._end({"tell": "failed", "job": job, "code": code, "message": message})
 
     def _end(self, head: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from vitrail.cores import can_share
 from vitrail.errors import VitrailError
 from vitrail.serving.processes import cpu_seconds
 from vitrail.serving.queue_claims import Claim
@@ -19,11 +20,16 @@ from vitrail.serving.queue_pipe import Line
 
 __all__ = ["HandsLostError", "Keeper", "Patience", "StoppedError"]
 
-_SHARING = {"GOMP_SPINCOUNT": "10000"}
-"""For the threads that compute: one that has waited some ten microseconds for another leaves its core to
-whoever can use it. By default they spin for milliseconds, and beside any other program (this very server) a
-picture takes many times as long; asleep at once, they take twice as long on an idle machine.
+_SPINS = {} if can_share() else {"GOMP_SPINCOUNT": "10000"}
+"""How often a thread that computes looks for the others before it leaves its core to whoever can use it.
+
+:mod:`vitrail.cores` sees to other programs. Where it cannot, spinning is dear: beside one busy program a
+picture takes 4 s with 10,000 looks, 8 with 30,000, 21 with 100,000. Fewer looks than OpenMP's own number cost
+a picture alone a tenth (10,000) or a twentieth (30,000).
 """
+
+_ASLEEP = 1.0
+"""Seconds without a look at the working process after which this one has not run: a laptop that slept."""
 
 Handle = Callable[[dict[str, Any], bytes], bool]
 """Takes what the working process tells; False if the job that it is about should stop."""
@@ -69,6 +75,7 @@ class Keeper:
         self._started = False  # whether the process has said a word yet
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._look = threading.Event()
         # Linux ends a child with the *thread* that started it (processes.die_with_parent), so one that stays.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="vitrail-starter")
 
@@ -105,6 +112,10 @@ class Keeper:
             if self._stopping.is_set():
                 raise StoppedError("the worker stops") from None
             raise HandsLostError(reason) from None
+
+    def look(self) -> None:
+        """Ask at once, and not only when it is time, which jobs should stop."""
+        self._look.set()
 
     def stop(self) -> None:
         """End the process now; :meth:`run` raises."""
@@ -152,9 +163,10 @@ class Keeper:
                         if following:
                             _assign(line, following)
                             left |= {claim.id for claim in following}
-                if time.monotonic() - asked > self._patience.ask:
+                if self._time_to_ask(asked):
                     break
-            if time.monotonic() - asked > self._patience.ask:
+            if self._time_to_ask(asked):
+                self._look.clear()
                 asked = time.monotonic()
                 self._cancel(line, left & set(unwanted()), cancelled)
             # A training finishes its step and writes a checkpoint, from which it goes on when asked again.
@@ -168,6 +180,9 @@ class Keeper:
                 self._end(kill=True)
                 raise HandsLostError(reason)
         return set()
+
+    def _time_to_ask(self, asked: float) -> bool:
+        return self._look.is_set() or time.monotonic() - asked > self._patience.ask
 
     def _cancel(self, line: Line, ids: Collection[str], cancelled: dict[str, float]) -> None:
         for id in ids:
@@ -188,7 +203,7 @@ class Keeper:
         ours, theirs = multiprocessing.Pipe()
         process = subprocess.Popen(
             self._command(theirs.fileno()),
-            env={**_SHARING, **os.environ},
+            env={**_SPINS, **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(),),
@@ -225,7 +240,7 @@ class _Watch:
         self._patience = patience
         self._pid = pid
         self._long = long  # it may wait for processes of its own, whose time is not its own
-        self._beat = self._word = time.monotonic()
+        self._beat = self._word = self._looked = time.monotonic()
         self._used = self._cpu()
         self._started = started
 
@@ -237,6 +252,9 @@ class _Watch:
 
     def wrong(self) -> str | None:
         now = time.monotonic()
+        if (gap := now - self._looked) > _ASLEEP:  # we were stopped, and so was whoever we wait for
+            self._beat, self._word = self._beat + gap, self._word + gap
+        self._looked = now
         if now - self._beat > (self._patience.silence if self._started else self._patience.start):
             return f"it gave no sign of life for {now - self._beat:.0f} s"
         if self._started and not self._long and now - self._word > self._patience.stall:

@@ -67,11 +67,10 @@ class Permits:
             try:
                 dbos.DBOS.migrate(url)
             except exc.DBAPIError as error:
-                raise StorageError(
-                    f"the database {self._database.shown} refused DBOS's tables: {shown(error)}"
-                ) from error
+                raise _refused(self._database, error) from error
             self._made = dbos.DBOSClient(
                 system_database_url=url,
+                system_database_engine=self._database.lend(2),
                 serializer=dbos.DBOSPortableJSONSerializer(),
                 system_database_pool_size=2,
                 lazy=True,
@@ -123,6 +122,7 @@ def serve_permits(database: Database, worker: str, take: Callable[[Lane], None])
     config: DBOSConfig = {
         "name": "vitrail",
         "system_database_url": address(database),
+        "system_database_engine": database.lend(3),
         "sys_db_pool_size": 3,
         "log_level": "CRITICAL",
         "application_version": _VERSION,
@@ -140,11 +140,14 @@ def serve_permits(database: Database, worker: str, take: Callable[[Lane], None])
 
     dbos.DBOS.workflow(name=_WORKFLOW)(run)
     dbos.DBOS.listen_queues(list(_QUEUES.values()))
-    dbos.DBOS.launch()
-    for queue in _QUEUES.values():
-        dbos.DBOS.register_queue(
-            queue, worker_concurrency=1, polling_interval_sec=_POLL, on_conflict="never_update"
-        )
+    try:
+        dbos.DBOS.launch()
+        for queue in _QUEUES.values():
+            dbos.DBOS.register_queue(
+                queue, worker_concurrency=1, polling_interval_sec=_POLL, on_conflict="never_update"
+            )
+    except exc.DBAPIError as error:
+        raise _refused(database, error) from error
 
 
 def pace(workers: int, *, woken: bool = False) -> float:
@@ -171,6 +174,10 @@ def address(database: Database) -> str:
     """The database's address as DBOS reads it."""
     url = database.url if database.sqlite else database.url.set(drivername="postgresql")
     return url.render_as_string(hide_password=False)
+
+
+def _refused(database: Database, error: exc.DBAPIError) -> StorageError:
+    return StorageError(f"the database {database.shown} refused DBOS's tables: {shown(error.orig or error)}")
 
 
 def _dbos() -> Any:

@@ -12,19 +12,20 @@ import sqlalchemy as sa
 from vitrail.serving.jobs import Job, JobError, JobEvent, JobPicture
 from vitrail.serving.queue_tables import EVENTS, INPUTS, JOBS, PICTURES, PREVIEWS
 
-__all__ = ["Change", "change", "end", "event_of", "job_of", "jobs_of", "tell", "waiting_before"]
+__all__ = ["Change", "change", "end", "event_of", "has_files", "job_of", "jobs_of", "tell"]
 
 Row = sa.Row[Any]
 
 
 class Change(NamedTuple):
-    """A job as a change left it; ``seq``: of the event that tells the change."""
+    """A job as a change left it, and its row; ``seq``: of the event that tells the change."""
 
     job: Job
     seq: int
+    row: Row
 
 
-def waiting_before(connection: sa.Connection, row: Row) -> int | None:
+def _waiting_before(connection: sa.Connection, row: Row) -> int | None:
     """How many jobs of its lane are taken before this one; None if it does not wait."""
     if row.state != "queued":
         return None
@@ -102,20 +103,25 @@ def change(
     at: float,
     values: dict[str, Any],
     *conditions: sa.ColumnElement[bool],
+    pictures: Sequence[JobPicture] | None = None,
     picture: str | None = None,
     message: str | None = None,
 ) -> Change | None:
-    """Change a job and tell it in an event; None, and nothing done, where ``conditions`` do not hold."""
+    """Change a job and tell it in an event; None, and nothing done, where ``conditions`` do not hold.
+
+    ``pictures``: those it has, where they are known.
+    """
     row = connection.execute(
         sa.update(JOBS)
         .where(JOBS.c.id == id, *conditions)
         .values(**values, seq=JOBS.c.seq + 1)
-        .returning(*JOBS.c)
+        .returning(JOBS)
     ).one_or_none()
     if row is None:
         return None
-    made = sa.select(PICTURES).where(PICTURES.c.job == id).order_by(PICTURES.c.number)
-    pictures = [_picture(found) for found in connection.execute(made)]
+    if pictures is None:
+        made = sa.select(PICTURES).where(PICTURES.c.job == id).order_by(PICTURES.c.number)
+        pictures = [_picture(found) for found in connection.execute(made)]
     return tell(connection, row, type, at, pictures=pictures, picture=picture, message=message)
 
 
@@ -128,22 +134,24 @@ def tell(
     pictures: Sequence[JobPicture] = (),
     picture: str | None = None,
     message: str | None = None,
+    position: int | None = None,
 ) -> Change:
-    """Write down the event that brought a job to ``row``."""
-    job = job_of(row, pictures, waiting_before(connection, row))
+    """Write down the event that brought a job to ``row``; ``position``: in the queue, where it is known."""
+    if position is None:
+        position = _waiting_before(connection, row)
+    job = job_of(row, pictures, position)
     then = job.model_dump(mode="json", include=set(_CHANGES)) | {"pictures": len(pictures)}
-    connection.execute(
-        sa.insert(EVENTS).values(
-            job=row.id,
-            seq=row.seq,
-            type=type,
-            at=at,
-            job_then=json.dumps(then, separators=(",", ":"), ensure_ascii=False),
-            picture=picture,
-            message=message,
-        )
-    )
-    return Change(job, row.seq)
+    event = {
+        "job": row.id,
+        "seq": row.seq,
+        "type": type,
+        "at": at,
+        "job_then": json.dumps(then, separators=(",", ":"), ensure_ascii=False),
+        "picture": picture,
+        "message": message,
+    }
+    connection.execute(sa.insert(EVENTS), event)
+    return Change(job, row.seq, row)
 
 
 def end(
@@ -152,15 +160,21 @@ def end(
     at: float,
     values: dict[str, Any],
     *conditions: sa.ColumnElement[bool],
+    pictures: Sequence[JobPicture] | None = None,
 ) -> Change | None:
     """Bring a job to its end, as :func:`change` does, and drop what only its work needed."""
-    ended = change(
-        connection, id, "state", at, {"ended": at, "worker": None, "eta": None, **values}, *conditions
-    )
-    if ended is not None:
+    values = {"ended": at, "worker": None, "eta": None, **values}
+    ended = change(connection, id, "state", at, values, *conditions, pictures=pictures)
+    if ended is not None and has_files(ended.row):
         connection.execute(sa.delete(INPUTS).where(INPUTS.c.job == id))
+    if ended is not None and ended.row.preview_seq:
         connection.execute(sa.delete(PREVIEWS).where(PREVIEWS.c.job == id))
     return ended
+
+
+def has_files(row: Row) -> bool:
+    """Whether files may have come with a job's request; not with those that may be drawn together."""
+    return row.batch is None
 
 
 def _time(seconds: float) -> datetime:

@@ -24,6 +24,8 @@ MAX_KEY = 255
 MAX_PAGE = 1000
 #: A place between two others is halved until it is this narrow; then all places are dealt out anew.
 _NARROW = 1e-5
+#: What moves take turns at: each locks the whole queue, beginning with the jobs that it names.
+_MOVE_LOCK = 8614252
 _WAITS = JOBS.c.state == "queued"
 _IN_ORDER = (JOBS.c.place, JOBS.c.n)
 
@@ -121,12 +123,13 @@ class QueueStore:
     def move(self, id: str, before: str | None) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.move`."""
         with self._database.write() as connection:
+            self._database.take_turns(connection, _MOVE_LOCK)
             moved = _waiting_row(connection, id)
             if before == id:
                 raise InputError("a job cannot stand before itself; name another one")
             now = self._database.now(connection)
             if before is None:
-                place = _last(connection, moved.lane, now)
+                place = _behind(_waiting(connection, moved.lane)[2], now)
             else:
                 target = _waiting_row(connection, before)
                 if target.lane != moved.lane:
@@ -134,11 +137,6 @@ class QueueStore:
                 place = _place_before(connection, target, id)
             change(connection, id, "state", now, {"place": place}, _WAITS)
         return self.job(id)
-
-    def waiting(self) -> int:
-        """How many jobs wait."""
-        with self._database.read() as connection:
-            return _count(connection)
 
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state, those that ended too; read from an index alone."""
@@ -163,35 +161,32 @@ class QueueStore:
                             "this idempotency key was used for another request; use a fresh key for each"
                         )
                     return jobs_of(connection, [found])[0]
-            waiting = _count(connection)
+            waiting, position, last = _waiting(connection, stored.lane)
             if waiting >= self._limit:
                 raise QueueFullError(
                     f"{waiting} jobs wait already, and {self._limit} are allowed; try again later"
                 )
             id, now = secrets.token_hex(12), self._database.now(connection)
-            row = connection.execute(
-                sa.insert(JOBS)
-                .values(
-                    id=id,
-                    key=key,
-                    digest=stored.digest,
-                    kind=stored.kind,
-                    lane=stored.lane,
-                    title=stored.title,
-                    request=stored.text,
-                    batch=stored.batch,
-                    state="queued",
-                    place=_last(connection, stored.lane, now),
-                    created=now,
-                    waiting=now,
-                    seq=1,
-                )
-                .returning(*JOBS.c)
-            ).one()
+            job = {
+                "id": id,
+                "key": key,
+                "digest": stored.digest,
+                "kind": stored.kind,
+                "lane": stored.lane,
+                "title": stored.title,
+                "request": stored.text,
+                "batch": stored.batch,
+                "state": "queued",
+                "place": _behind(last, now),
+                "created": now,
+                "waiting": now,
+                "seq": 1,
+            }
+            row = connection.execute(sa.insert(JOBS).returning(JOBS), job).one()
             for sha256, data in stored.files.items():
                 connection.execute(sa.insert(INPUTS).values(job=id, sha256=sha256, data=data))
             self._permits.add(connection, id, stored.lane)
-            return tell(connection, row, "state", now).job
+            return tell(connection, row, "state", now, position=position).job
 
 
 def _row(connection: sa.Connection, id: str, *, lock: bool = False) -> Row:
@@ -209,15 +204,16 @@ def _waiting_row(connection: sa.Connection, id: str) -> Row:
     return row
 
 
-def _count(connection: sa.Connection) -> int:
-    return int(connection.execute(sa.select(sa.func.count()).select_from(JOBS).where(_WAITS)).scalar_one())
+def _waiting(connection: sa.Connection, lane: str) -> tuple[int, int, float | None]:
+    """How many jobs wait in all, how many in a lane, and the place of the last of these."""
+    mine = JOBS.c.lane == lane
+    counts = (sa.func.count(), sa.func.count().filter(mine), sa.func.max(JOBS.c.place).filter(mine))
+    row = connection.execute(sa.select(*counts).select_from(JOBS).where(_WAITS)).one()
+    return int(row[0]), int(row[1]), row[2]
 
 
-def _last(connection: sa.Connection, lane: str, now: float) -> float:
-    """A place behind all that wait. Places are times, so that the last one is seldom asked for in vain."""
-    last = connection.execute(
-        sa.select(sa.func.max(JOBS.c.place)).where(_WAITS, JOBS.c.lane == lane)
-    ).scalar()
+def _behind(last: float | None, now: float) -> float:
+    """A place behind the last one. Places are times, so that the last one is seldom asked for in vain."""
     return now if last is None else max(now, last + 0.001)
 
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from vitrail.codes_schema import WalkRequest
+from vitrail.cores import sharing
 from vitrail.errors import CancelledError, VitrailError
 from vitrail.runtime import Precision, pick_device
 from vitrail.schema import Done, Event, ImageRecord, PictureDone, Preview, Progress, TextToImageRequest
@@ -29,12 +30,14 @@ from vitrail.tasks.core import TASKS
 
 __all__ = ["ModelWork"]
 
-#: Seconds between two words about progress, and between two previews: a quick model makes more than are seen.
-#: Of jobs that are done together each tells as much less, for every word is written down and sent on.
-_TELL_EVERY, _SHOW_EVERY = 0.2, 0.25
-_SELDOM_AT_MOST = 1.0
-#: Seconds within which a picture comes of itself. Words about it then only take away the cores that draw it.
-_BLINK = 0.15
+#: Seconds between two words about progress, and between two previews: a quick model makes more than are seen,
+#: and every word is written down and sent on by the cores that draw. The first one comes soon; then a job is
+#: told of about four times in all, and one of those that are done together as much less.
+_EVERY_AT_LEAST, _EVERY_AT_MOST = 0.2, 1.0
+_WORDS = 4
+#: Seconds: of a job that takes no longer in all nothing is told, nor in the last ones of any other. Nobody is
+#: kept waiting by them, and words and previews only take away the cores that draw.
+_MOMENT, _BLINK = 1.0, 0.15
 
 _SHARE = 3
 """Fewest pictures of a batch for which a core works alone."""
@@ -65,6 +68,10 @@ class ModelWork:
 
     def __call__(self, assignments: Sequence[Assignment], tell: Tell, folder: Path) -> None:
         """Do what is assigned; see :data:`vitrail.serving.queue_hands.Work`."""
+        with sharing():
+            self._do(assignments, tell, folder)
+
+    def _do(self, assignments: Sequence[Assignment], tell: Tell, folder: Path) -> None:
         if len(assignments) > 1:
             self._run_shares(assignments, tell)
             return
@@ -156,12 +163,12 @@ class ModelWork:
 def _work_long(assignment: Assignment, tell: Tell, folder: Path) -> None:
     """Do a training, an evaluation and the like; its figures lie in its folder, what it says goes here."""
     job = assignment.id
-    progress = _Seldom(_TELL_EVERY)
+    progress = _Seldom(_EVERY_AT_LEAST)
 
     def report(event: LongEvent) -> None:
         match event:
             case LongProgress():
-                if progress.due():
+                if progress.due(_EVERY_AT_LEAST):
                     tell.progress(job, event.done, event.total, event.eta)
             case LogLine():
                 tell.log(job, event.line)
@@ -186,18 +193,21 @@ class _Outcome:
         self._format: Format = format
         self._frames: list[tuple[Image.Image, ImageRecord]] = []
         self._nearly = False
-        self._progress = _Seldom(min(_SELDOM_AT_MOST, _TELL_EVERY * share))
-        self._preview = _Seldom(min(_SELDOM_AT_MOST, _SHOW_EVERY * share))
+        self._began = time.monotonic()
+        self._least = self._pause = min(_EVERY_AT_MOST, _EVERY_AT_LEAST * share)
+        self._progress, self._preview = _Seldom(self._least), _Seldom(self._least)
 
     def wants_preview(self) -> bool:
         """Whether it is time for one."""
-        return not self._nearly and self._preview.due()
+        return not self._nearly and self._preview.due(self._pause)
 
     def __call__(self, event: Event) -> None:
         match event:
             case Progress():
-                self._nearly = event.eta is not None and event.eta < _BLINK
-                if not self._nearly and self._progress.due():
+                whole = time.monotonic() - self._began + (event.eta or 0.0)
+                self._nearly = whole < _MOMENT or (event.eta is not None and event.eta < _BLINK)
+                self._pause = min(_EVERY_AT_MOST, max(self._least, whole / _WORDS))
+                if not self._nearly and self._progress.due(self._pause):
                     self._tell.progress(self._job, event.step, event.steps, event.eta)
             case Preview():
                 self._tell.preview(self._job, event.picture)
@@ -205,8 +215,9 @@ class _Outcome:
                 data = picture_bytes(event.picture, self._format, event.record)
                 walks = isinstance(self._request, WalkRequest)
                 last = not walks and event.index + 1 == event.record.request.n
+                kind = self._request.kind  # what it is looked for as; its record names the task that drew it
                 suffix = ENDINGS[self._format]
-                self._tell.picture(self._job, event.index, event.record, suffix, data, last=last)
+                self._tell.picture(self._job, event.index, event.record, suffix, data, kind=kind, last=last)
                 if walks:
                     self._frames.append((event.picture, event.record))
             case Done():
@@ -221,16 +232,18 @@ class _Outcome:
 
 
 class _Seldom:
-    """Says when something is due: not within ``seconds`` of its own beginning or of the last time."""
+    """Says when something is due: not within ``seconds`` of its own beginning, nor of the last time within
+    what was asked for then.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._last = time.monotonic()
 
-    def due(self) -> bool:
-        """Whether it is; if so, it is done now."""
+    def due(self, pause: float) -> bool:
+        """Whether it is; if so, it is done now, and not again within ``pause`` seconds."""
         now = time.monotonic()
         due = now - self._last >= self._seconds
         if due:
-            self._last = now
+            self._last, self._seconds = now, pause
         return due

@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import sqlalchemy as sa
+
 from vitrail.errors import InputError, StorageError, VitrailError
+from vitrail.files import shown
 from vitrail.request_fields import Model
 from vitrail.schema import ImageRecord
-from vitrail.serving.processes import Identity
-from vitrail.serving.queue_claims import LEASE, Claim, Claims, take_back_lost
+from vitrail.serving.failures import complain
+from vitrail.serving.processes import Identity, ignore_signals, unsignalled
+from vitrail.serving.queue_claims import LEASE, Claim, Claims, Ending, LostClaimError
 from vitrail.serving.queue_keeper import HandsLostError, Keeper, Patience, StoppedError
 from vitrail.serving.queue_permits import Permits, pace, serve_permits, set_pace, stop_permits
 from vitrail.serving.queue_requests import Lane
+from vitrail.serving.queue_rows import Change
 from vitrail.serving.queue_tables import TABLES
 from vitrail.store.database import Database
 from vitrail.store.gallery import Gallery, Picture, picture_id
@@ -40,6 +43,8 @@ BEAT = 2.0
 #: A job that waits so long while this worker is idle is worth another permit.
 OVERDUE = 2.0
 _TIDY_EVERY = 60.0
+#: Seconds until a working process that could not be started is tried again.
+_AGAIN = 2.0
 _LANES: tuple[Lane, ...] = ("pictures", "long")
 
 
@@ -78,7 +83,9 @@ class WorkerSettings(Model):
         """Open the database, with all its tables, and the gallery; ``later``: see :class:`Permits`."""
         database = Database(self.database, Path(self.folder) / "vitrail.sqlite")
         database.create(TABLES)
-        return database, Gallery(self.pictures or self.folder, database), Permits(database, later=later)
+        gallery = Gallery(self.pictures or self.folder, database)
+        gallery.check_writable()
+        return database, gallery, Permits(database, later=later)
 
 
 class Worker:
@@ -94,8 +101,8 @@ class Worker:
         told = {} if tell is None else {"tell": tell}
         self._claims = Claims(self._database, self._permits, self._identity, settings.lease, **told)
         patience = Patience(settings.silence, settings.stall)
-        # A file is asked at no cost, a server of many workers is not.
-        patience.ask = 0.2 if self._database.sqlite else 0.5
+        # A file is asked at little cost, a server of many workers is not; and a server beside us says when.
+        patience.ask = 1.0 if settings.beside else 0.2 if self._database.sqlite else 0.5
         self._keepers = {lane: Keeper(self._command, patience) for lane in _LANES}
         self._busy = {lane: threading.Event() for lane in _LANES}
         self._turns = {lane: threading.Lock() for lane in _LANES}
@@ -106,7 +113,8 @@ class Worker:
         self._serving = False
         self._pause = 0.0
         self._told: dict[str, float] = {}
-        self._last: dict[str, tuple[int, Picture]] = {}
+        #: The last picture of a job whose end is to follow at once: both are kept together.
+        self._last: dict[str, tuple[dict[str, Any], bytes]] = {}
         self._complaint: tuple[str, float] = ("", 0.0)
 
     @property
@@ -121,11 +129,13 @@ class Worker:
 
     def run(self) -> None:
         """Take jobs until :meth:`stop` is called from another thread or a signal handler."""
-        self._keepers["pictures"].start()  # it loads while we look around
-        self._care()
-        serve_permits(self._database, self._identity.name, self._take)
-        for lane in _LANES:
-            threading.Thread(target=self._answer, args=(lane,), name=f"vitrail-{lane}", daemon=True).start()
+        with unsignalled():  # nor are the threads and processes that these start
+            self._start_hands("pictures")  # it loads while we look around
+            self._care()
+            serve_permits(self._database, self._identity.name, self._take)
+            for lane in _LANES:
+                name = f"vitrail-{lane}"
+                threading.Thread(target=self._answer, args=(lane,), name=name, daemon=True).start()
         self._serving = True
         for lane in _LANES:  # what waited before we came
             self.wake(lane)
@@ -152,6 +162,11 @@ class Worker:
         """Look for jobs now, before their permits come round; safe to call at any time, from any thread."""
         self._woken[lane].set()
 
+    def look(self) -> None:
+        """See at once which jobs were cancelled; safe to call as :meth:`wake` is."""
+        for keeper in self._keepers.values():
+            keeper.look()
+
     def stop(self) -> None:
         """Take no more jobs, give back what is being done, and let :meth:`run` return."""
         self._stopping.set()
@@ -164,12 +179,13 @@ class Worker:
         def care() -> None:
             workers = self._claims.beat()
             self._pause = workers / 2000  # a fleet of a thousand tells 2,000 steps a second, not 20,000
-            if take_back_lost(self._database, self._permits):
+            if self._claims.take_back_lost():
                 for lane in _LANES:
                     self.wake(lane)
             for lane, busy in self._busy.items():
                 if not busy.is_set() and self._claims.overdue(lane, OVERDUE):
                     self._claims.renew_permit(lane)
+                    self.wake(lane)  # DBOS looks again a minute after an absence of the database
             if self._serving:
                 set_pace(pace(workers, woken=workers <= self._settings.beside))
 
@@ -189,7 +205,7 @@ class Worker:
         except StorageError as error:
             self._complain(str(error))
         except Exception as error:  # DBOS hands on whatever the database's driver raises
-            traceback.print_exception(error)
+            complain(error)
 
     # -- doing the work --------------------------------------------------------------------------------------
 
@@ -221,7 +237,7 @@ class Worker:
                     return
                 self._do(lane, claims)
         except Exception as error:  # a mistake of ours must not use up the permit unseen
-            traceback.print_exception(error)
+            complain(error)
             self._stopping.wait(1.0)
         finally:
             if lane == "long":
@@ -261,10 +277,28 @@ class Worker:
             for claim in reversed(list(open.values())):  # each to the head of the queue
                 self._surely(partial(self._claims.give_back, claim, reason))
             if not self._stopping.is_set():
-                self._keepers[lane].start()
+                self._start_hands(lane)
         except StoppedError:
             for claim in reversed(list(open.values())):
                 self._unfailing(partial(self._claims.give_back, claim))
+        except OSError as error:  # no process left, no memory or no file for one; that is no job's fault
+            reason = shown(error.strerror or error)
+            self._complain(f"no process could be started for the work: {reason}; tried again")
+            for claim in reversed(list(open.values())):
+                self._surely(partial(self._claims.give_back, claim))
+            self._stopping.wait(_AGAIN)
+        except Exception as error:  # a mistake of ours, which is not to be made for ever
+            self._keepers[lane].retire()
+            away = isinstance(error, StorageError)  # nor is a database that is away the job's fault
+            blame = None if away else f"{type(error).__name__}, a mistake of the worker's own"
+            for claim in reversed(list(open.values())):
+                self._surely(partial(self._claims.give_back, claim, blame))
+            raise
+
+    def _start_hands(self, lane: Lane) -> None:
+        """Start the working process before there is a job for it; one that fails is told then."""
+        with contextlib.suppress(OSError):
+            self._keepers[lane].start()
 
     def _handle(self, open: dict[str, Claim], claim: Claim, head: dict[str, Any], body: bytes) -> bool:
         """Hand on what the working process tells of a job; False if the job should stop."""
@@ -285,8 +319,12 @@ class Worker:
                     return True
             case "log":
                 self._unfailing(lambda: self._claims.log(claim, head["line"]))
+            case "picture" if head["last"]:
+                self._last[claim.id] = head, body
             case "picture":
                 return self._publish(open, claim, head, body)
+            case "done" if claim.id in self._last:
+                self._publish(open, claim, *self._last[claim.id], ended=head["hints"])
             case "done":
                 self._end(open, claim, "succeeded", hints=head["hints"])
             case "failed":
@@ -295,50 +333,69 @@ class Worker:
                 self._end(open, claim, "cancelled")
         return True
 
-    def _publish(self, open: dict[str, Claim], claim: Claim, head: dict[str, Any], body: bytes) -> bool:
-        """Keep a picture: its id follows from the job, so that made again it is the same entry.
+    def _publish(
+        self,
+        open: dict[str, Claim],
+        claim: Claim,
+        head: dict[str, Any],
+        body: bytes,
+        ended: Sequence[str] | None = None,
+    ) -> bool:
+        """Keep a picture and tell of it, and of the job's end, where it has ``ended`` with these hints.
 
-        Not of a job that was taken back, and perhaps cancelled, while this worker was cut off.
+        The picture's id follows from the job, so that made again it is the same entry. Not of a job that was
+        taken back, and perhaps cancelled, while this worker was cut off. False if the job should stop.
         """
-        index = int(head["index"])
+        index, record = int(head["index"]), ImageRecord.from_json(head["record"])
+        about = {"id": picture_id(claim.id, index), "job": claim.id, "kind": head["kind"]}
+        tried = 0
+        change: Change | None = None
 
-        def put_away() -> Picture | None:
-            if not self._claims.holds(claim):
-                return None
+        def tell(connection: sa.Connection, picture: Picture) -> None:
+            nonlocal change
+            change = self._claims.picture(connection, claim, index, picture)
+            if ended is not None and change is not None:
+                pictures = change.job.pictures
+                change = self._claims.end(connection, claim, "succeeded", hints=ended, pictures=pictures)
+
+        def put_away() -> Picture:
+            nonlocal tried
+            tried += 1
             return self._gallery.add(
                 body,
                 head["suffix"],
-                ImageRecord.from_json(head["record"]),
-                id=picture_id(claim.id, index),
-                job=claim.id,
-                kind=head["kind"],
+                record,
+                **about,
                 # The job's end makes it so. A server may crash without us, though, and forget it before that.
-                durable=not self._database.sqlite,
+                durable=ended is not None or not self._database.sqlite,
+                wanted=lambda connection: self._claims.hold(connection, claim),
+                tell=tell,
             )
 
         try:
             picture = self._with_database(put_away)
+        except LostClaimError:
+            if tried > 1:  # the first time it may have got as far as the file
+                self._unfailing(lambda: self._gallery.discard(body, head["suffix"], record, **about))
+            self._forget(open, claim)
+            return False
         except VitrailError as error:  # no room for it: the job cannot succeed
             self._end(open, claim, "failed", code=type(error).__name__, message=str(error))
             return False
         if picture is None:
             return False
-        if head["last"]:
-            self._last[claim.id] = (index, picture)
-        else:
-            self._surely(lambda: self._claims.picture(claim, index, picture))
+        self._claims.changed(change)
+        if ended is not None:
+            self._forget(open, claim)
         return True
 
-    def _end(
-        self,
-        open: dict[str, Claim],
-        claim: Claim,
-        state: Literal["succeeded", "failed", "cancelled"],
-        **about: Any,
-    ) -> None:
-        last = self._last.pop(claim.id, None)
-        self._surely(lambda: self._claims.finish(claim, state, last=last, **about))
+    def _end(self, open: dict[str, Claim], claim: Claim, state: Ending, **about: Any) -> None:
+        self._surely(lambda: self._claims.finish(claim, state, **about))
+        self._forget(open, claim)
+
+    def _forget(self, open: dict[str, Claim], claim: Claim) -> None:
         open.pop(claim.id, None)
+        self._last.pop(claim.id, None)
         self._told.pop(claim.id, None)
 
     def _complain(self, line: str) -> None:
@@ -346,7 +403,7 @@ class Worker:
         now = time.monotonic()
         if line != self._complaint[0] or now - self._complaint[1] > 30:
             self._complaint = (line, now)
-            print(f"vitrail worker: {line}", file=sys.stderr)
+            complain(f"vitrail worker: {line}")
 
     def _surely(self, action: Callable[[], object]) -> None:
         """Do what must not be left out, as soon as the database can be written again."""
@@ -359,7 +416,7 @@ class Worker:
                 if self._stopping.wait(0.5):
                     return
 
-    def _with_database(self, action: Callable[[], Picture | None]) -> Picture | None:
+    def _with_database(self, action: Callable[[], Picture]) -> Picture | None:
         """What ``action`` returns, as soon as the database answers; None if we are to stop before that."""
         while True:
             try:
@@ -379,8 +436,7 @@ class Worker:
 
 def main() -> None:
     """The worker beside a server: its settings come on a line of standard input, whose end is its own."""
-    for name in (signal.SIGINT, signal.SIGTERM):  # a Ctrl-C reaches all of us; the server decides
-        signal.signal(name, signal.SIG_IGN)
+    ignore_signals()
     try:
         settings = WorkerSettings.model_validate_json(sys.stdin.buffer.readline())
     except ValueError as error:
@@ -393,17 +449,28 @@ def main() -> None:
         with contextlib.suppress(OSError):
             os.write(line, f"{id} {seq}\n".encode())
 
-    worker = Worker(settings, tell)
+    try:
+        worker = Worker(settings, tell)
+        threading.Thread(target=_listen, args=(worker,), daemon=True).start()
+        worker.run()
+    except VitrailError as error:  # a disk that is full, say; the server starts another one soon
+        complain(f"vitrail worker: {error}")
+        os._exit(error.exit_code)  # not by way of the thread that waits for the server's word
 
-    def listen() -> None:
-        while word := sys.stdin.buffer.readline():  # each says where there is a new job
-            worker.wake("long" if word.strip() == b"long" else "pictures")
-        worker.stop()
-        time.sleep(10)
-        os._exit(1)  # it hangs
 
-    threading.Thread(target=listen, daemon=True).start()
-    worker.run()
+def _listen(worker: Worker) -> None:
+    """Do as the server says, until it is gone."""
+    while word := sys.stdin.buffer.readline():  # each says where there is a new job, or to look
+        match word.strip():
+            case b"look":
+                worker.look()
+            case b"long":
+                worker.wake("long")
+            case _:
+                worker.wake("pictures")
+    worker.stop()
+    time.sleep(10)
+    os._exit(1)  # it hangs
 
 
 if __name__ == "__main__":

@@ -18,27 +18,25 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, exc
 
-from vitrail.errors import InputError, MissingExtraError, StorageError
+from vitrail.errors import InputError, MissingExtraError, StorageError, UnreachableError
 from vitrail.files import ensure_folder, shown
+from vitrail.store import postgres
 
 __all__ = ["Database"]
 
 BUSY_SECONDS = 30.0
 """How long a writer waits for another one before it gives up."""
 
-CONNECT_SECONDS = 10
-"""How long a PostgreSQL server may take to answer at first."""
-
 _ATTEMPTS = 8
 
-#: A machine that is cut off in the middle of a transaction must not keep its locks from the others: the
-#: server ends a session that does nothing for ten seconds inside one, and notices that its client is gone.
-_LIMITS: dict[str, Any] = {
-    "options": "-c idle_in_transaction_session_timeout=10000 -c lock_timeout=30000",
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-}
+_SLOW = 2.0
+"""A refusal that took so many seconds says that the server is silent, not that it is down."""
+
+_CREATE_SECONDS = 600.0
+"""How long tables may be made, or waited for while another process makes them."""
+
+
+_CREATE_LOCK = 8614251
 
 
 class Database:
@@ -67,16 +65,22 @@ class Database:
         )
         self._engine = self._connect(address, durable=True)
         self._live = self._connect(address, durable=False)
+        self._lent: list[sa.Engine] = []
+        self._silent = ""
+        self._asking = threading.Lock()
 
     def create(self, tables: sa.MetaData, *statements: str) -> None:
         """Make the tables that are not there yet, then run ``statements``."""
         with self._errors(), self._engine.begin() as connection:
             if not self.sqlite:
+                postgres.patient(connection, _CREATE_SECONDS)
                 # Two processes that start together would both find no table and both make it.
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(8614251)"))
+                self.take_turns(connection, _CREATE_LOCK)
             tables.create_all(connection)
             for statement in statements:
                 connection.execute(sa.text(statement))
+            if not self.sqlite:
+                postgres.patient(connection, postgres.ANSWER_SECONDS)
 
     @contextlib.contextmanager
     def write(self, *, durable: bool = True) -> Iterator[sa.Connection]:
@@ -98,10 +102,17 @@ class Database:
         with self._errors(), self._engine.connect() as connection, connection.begin():
             yield connection
 
+    def take_turns(self, connection: sa.Connection, lock: int) -> None:
+        """Wait for who else took turns at this lock until the end of its transaction. For one that locks rows
+        as it finds them, where another one would find them in another order and each wait for the other.
+        """
+        if not self.sqlite:  # its writers always do
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+
     @staticmethod
     def refused(error: StorageError) -> bool:
         """Whether it was a database that raised the error: it may be back soon, with all that was in it."""
-        return isinstance(error.__cause__, exc.SQLAlchemyError)
+        return isinstance(error, UnreachableError) or isinstance(error.__cause__, exc.SQLAlchemyError)
 
     def now(self, connection: sa.Connection) -> float:
         """Seconds since 1970 by the one clock that every process shares: the server's, where there is one."""
@@ -117,21 +128,24 @@ class Database:
             found = [str(row[0]) for row in connection.execute(sa.text("PRAGMA integrity_check"))]
         return None if found == ["ok"] else "; ".join(found[:5])
 
+    def lend(self, size: int) -> sa.Engine | None:
+        """Up to ``size`` connections for a library that keeps tables of its own here, bounded as ours are;
+        None on SQLite, where it opens the file itself.
+        """
+        if self.sqlite:
+            return None
+        self._lent.append(postgres.connect(self.url, size=size, more=0))
+        return self._lent[-1]
+
     def close(self) -> None:
         """Close every connection."""
-        self._engine.dispose()
-        self._live.dispose()
+        for engine in (self._engine, self._live, *self._lent):
+            engine.dispose()
 
     def _connect(self, address: sa.URL, *, durable: bool) -> sa.Engine:
         try:
             if not self.sqlite:
-                return sa.create_engine(
-                    address,
-                    connect_args={"connect_timeout": CONNECT_SECONDS, **_LIMITS},
-                    pool_pre_ping=True,
-                    pool_size=5,
-                    max_overflow=45,
-                )
+                return postgres.connect(address, size=5, more=45)
             engine = sa.create_engine(
                 address,
                 connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
@@ -160,15 +174,44 @@ class Database:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """What the database refuses as a :class:`StorageError` line; broken constraints stay themselves."""
+        """What the database refuses as a :class:`StorageError` line; broken constraints stay themselves.
+
+        While a server is silent, one at a time finds out whether it is back, and the others do not wait.
+        """
+        asks = bool(self._silent)
+        if asks and not self._asking.acquire(blocking=False):
+            raise UnreachableError(self._silent)
+        began = time.monotonic()
         try:
             yield
+            self._silent = ""
         except (exc.IntegrityError, exc.ProgrammingError):
             raise  # for the caller to answer; and mistakes of our own
         except (exc.DatabaseError, exc.InterfaceError, exc.TimeoutError) as error:
-            cause = str(getattr(error, "orig", None) or error).splitlines()[0] if str(error) else "no answer"
-            hint = "free some space" if "full" in cause else "see whether its disk or server is there"
-            raise StorageError(f"the database {self.shown} refused: {shown(cause)}; {hint}") from error
+            orig = getattr(error, "orig", None) or error
+            cause = str(orig).splitlines()[0] if str(orig) else "no answer"
+            if self.sqlite or not postgres.away(orig):
+                line = f"the database {self.shown} refused: {shown(cause)}; {_advice(cause)}"
+                raise StorageError(line) from error
+            line = f"the database {self.shown} is away: {shown(cause)}; see whether its server is there"
+            self._silent = line if time.monotonic() - began > _SLOW else ""
+            raise UnreachableError(line) from error
+        finally:
+            if asks:
+                self._asking.release()
+
+
+def _advice(cause: str) -> str:
+    """What to do when SQLite says ``cause``."""
+    if "full" in cause:
+        return "free some space"
+    if "I/O" in cause:  # so it says, too, where there is no room for the file beside the file
+        return "free some space, or see whether its disk is whole"
+    if "readonly" in cause or "unable to open" in cause:
+        return "let this user write the file and its folder, or choose another folder"
+    if "malformed" in cause or "not a database" in cause:
+        return "put a copy back, or move it away and run: vitrail gallery repair"
+    return "see whether its disk or server is there"
 
 
 def _patiently(cursor: Any, statement: str) -> None:

@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from PIL import Image
 from sqlalchemy import exc
 
 from vitrail.errors import DataError, InputError, StorageError
-from vitrail.files import shown
+from vitrail.files import ensure_folder, shown
 from vitrail.picture_headers import walk_header
 from vitrail.schema import ImageRecord
 from vitrail.store.database import Database
@@ -32,19 +32,24 @@ from vitrail.store.gallery_search import find_postgres, find_sqlite
 from vitrail.store.gallery_tables import FTS, PICTURES, TABLES, facet, fts_query, marked, searchable, ts_query
 from vitrail.store.shared_folder import SharedFolder
 
-__all__ = ["ID_PATTERN", "Gallery", "Page", "Picture", "picture_id"]
+__all__ = ["ID_PATTERN", "Gallery", "Page", "Picture", "PictureFile", "PictureFileError", "picture_id"]
 
 MAX_PAGE = 500
 SIDES = (16, 1024)
 """Smallest and largest side of a thumbnail in pixels."""
 
-SUFFIXES = (".png", ".jpg", ".webp")
+_MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}
+SUFFIXES = tuple(_MEDIA_TYPES)
 
 ID_PATTERN = "[0-9a-z]{8,64}"
 """What a picture's id looks like."""
 
 _ID = re.compile(ID_PATTERN)
 _MAX_PIXELS = 100_000_000  # of a picture of our own; a sheet of many is larger than one that is taken in
+
+
+class PictureFileError(StorageError):
+    """A picture's file is gone or damaged; the disk itself is well."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,20 @@ class Picture:
     @property
     def media_type(self) -> str:
         """Its MIME type."""
-        return {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp"}[self.suffix]
+        return _MEDIA_TYPES[self.suffix]
+
+
+class PictureFile(NamedTuple):
+    """What must be known of a picture to send its file."""
+
+    id: str
+    suffix: str
+    sha256: str
+
+    @property
+    def media_type(self) -> str:
+        """Its MIME type."""
+        return _MEDIA_TYPES[self.suffix]
 
 
 @dataclass(frozen=True)
@@ -109,6 +127,13 @@ class Gallery:
             self.database = Database(database, (self.folder.local or Path()) / "vitrail.sqlite")
         self.database.create(TABLES, *FTS["sqlite" if self.database.sqlite else "postgresql"])
 
+    def check_writable(self) -> None:
+        """Raise :class:`StorageError` unless this process's user may keep records and pictures here."""
+        with self.database.write() as connection:
+            connection.execute(sa.delete(PICTURES).where(sa.false()))  # SQLite refuses no earlier
+        if self.folder.local is not None and (pictures := self.folder.local / "pictures").exists():
+            ensure_folder(pictures)
+
     def close(self) -> None:
         """Close the database's connections."""
         self.database.close()
@@ -125,32 +150,46 @@ class Gallery:
         job: str,
         kind: str | None = None,
         durable: bool = True,
+        wanted: Callable[[sa.Connection], None] | None = None,
+        tell: Callable[[sa.Connection, Picture], None] | None = None,
     ) -> Picture:
         """Keep a picture and return it; what is there already under ``id`` stays as it is.
 
         ``data`` is a whole file as :func:`vitrail.provenance.metadata.encode` makes it. ``durable``: as of
         :meth:`vitrail.store.database.Database.write`; without it a crash of the machine may leave the file
-        and no record, until the next durable commit. Raises :class:`StorageError`; then there is no record.
+        and no record, until the next durable commit. ``wanted`` is called first in the transaction that keeps
+        the picture, and nothing is kept if it raises; ``tell`` is called last in it, with the picture. Raises
+        :class:`StorageError`; then there is no record.
         """
         if not _ID.fullmatch(id) or suffix not in SUFFIXES:
             raise InputError(f"a picture needs an id of letters and digits and one of {', '.join(SUFFIXES)}")
         row = self._row(data, suffix, record, id=id, job=job, kind=kind or record.request.kind)
-        try:
+
+        def keep() -> Picture:
             with self.database.write(durable=durable) as connection:
-                found = connection.execute(sa.select(PICTURES).where(PICTURES.c.id == id)).one_or_none()
-                if found is not None and not found.lost:
-                    return _picture(found._asdict())
-                if found is not None:  # made again: in its old place, with its old mark
-                    connection.execute(sa.delete(PICTURES).where(PICTURES.c.id == id))
-                    row["n"] = found.n
-                connection.execute(sa.insert(PICTURES).values(**row))
-                if found is not None and found.favourite:
-                    again = sa.update(PICTURES).where(PICTURES.c.id == id)
-                    connection.execute(again.values(**marked("favourite", True)))
-                self.folder.write(file_name(id, suffix), data)
+                if wanted is not None:
+                    wanted(connection)
+                picture = self._keep(connection, row, data, record)
+                if tell is not None:
+                    tell(connection, picture)
+                return picture
+
+        try:
+            return keep()
         except exc.IntegrityError:  # another machine was quicker, and its file is the one to keep
-            return self.get(id)
-        return _picture({**row, "favourite": found is not None and found.favourite}, record)
+            return keep()
+
+    def discard(
+        self, data: bytes, suffix: str, record: ImageRecord, *, id: str, job: str, kind: str | None = None
+    ) -> None:
+        """Remove the file that an :meth:`add` may have left which could not be committed; not one that is
+        recorded by now. Of two who add and discard the same picture one waits for the other.
+        """
+        row = self._row(data, suffix, record, id=id, job=job, kind=kind or record.request.kind)
+        with contextlib.suppress(exc.IntegrityError, _UndoneError), self.database.write() as connection:
+            connection.execute(sa.insert(PICTURES).values(**row))
+            self.folder.remove(file_name(id, suffix))
+            raise _UndoneError
 
     def set_favourite(self, id: str, favourite: bool) -> Picture:
         """Mark a picture, or take the mark away; :class:`InputError` for an unknown id."""
@@ -174,13 +213,12 @@ class Gallery:
 
     def get(self, id: str) -> Picture:
         """Return the picture; :class:`InputError` for an unknown id."""
-        row = None
-        if _ID.fullmatch(id):
-            with self.database.read() as connection:
-                row = connection.execute(sa.select(PICTURES).where(PICTURES.c.id == id)).one_or_none()
-        if row is None:
-            raise InputError("there is no such picture; it may have been deleted")
-        return _picture(row._asdict())
+        return _picture(self._find(id, *PICTURES.c)._asdict())
+
+    def file(self, id: str) -> PictureFile:
+        """Return what :meth:`open` needs; :class:`InputError` for an unknown id. No record is read for it."""
+        row = self._find(id, PICTURES.c.suffix, PICTURES.c.sha256)
+        return PictureFile(id, row.suffix, row.sha256)
 
     def page(
         self,
@@ -242,15 +280,16 @@ class Gallery:
         with self.database.read() as connection:
             return int(connection.execute(counted).scalar_one())
 
-    def open(self, id: str) -> bytes:
-        """Return a picture's file.
+    def open(self, picture: str | PictureFile) -> bytes:
+        """Return the file of a picture, or of the one with this id.
 
-        Raises :class:`InputError` for an unknown id, :class:`StorageError` if its file is gone.
+        Raises :class:`InputError` for an unknown id, :class:`PictureFileError` if its file is gone.
         """
-        picture = self.get(id)
+        if isinstance(picture, str):
+            picture = self.file(picture)
         data = self.folder.read(file_name(picture.id, picture.suffix))
         if data is None:
-            raise StorageError("the file of this picture is gone; run: vitrail gallery check --repair")
+            raise PictureFileError("the file of this picture is gone; run: vitrail gallery check --repair")
         return data
 
     def thumbnail(self, id: str, side: int = 256) -> bytes:
@@ -258,12 +297,12 @@ class Gallery:
         low, high = SIDES
         if not low <= side <= high:
             raise InputError(f"a thumbnail's side {shown(side, 40)} is out of range; allowed {low} to {high}")
-        self.get(id)
+        found = self.file(id)
         name = f"thumbs/{id[:2]}/{id}-{side}.webp"
         kept = self.folder.read(name)
         if kept is not None:
             return kept
-        data, target = self.open(id), io.BytesIO()
+        data, target = self.open(found), io.BytesIO()
         try:
             walk_header(io.BytesIO(data), "the picture", _MAX_PIXELS)
             with Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "WEBP"]) as picture:
@@ -271,8 +310,11 @@ class Gallery:
                 small.thumbnail((side, side), Image.Resampling.LANCZOS)
                 small.save(target, "WEBP", quality=82, method=4)
         except (OSError, ValueError, SyntaxError, DataError) as error:  # what Pillow raises for damaged files
-            raise StorageError("the file of this picture is damaged; run: vitrail gallery check") from error
-        self.folder.write(name, target.getvalue())
+            raise PictureFileError(
+                "the file of this picture is damaged; run: vitrail gallery check"
+            ) from error
+        with contextlib.suppress(StorageError):  # a full disk, or one that is read only, can be looked at
+            self.folder.write(name, target.getvalue())
         return target.getvalue()
 
     def check(
@@ -287,6 +329,32 @@ class Gallery:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
+    def _find(self, id: str, *columns: sa.Column[Any]) -> sa.Row[Any]:
+        row = None
+        if _ID.fullmatch(id):
+            with self.database.read() as connection:
+                row = connection.execute(sa.select(*columns).where(PICTURES.c.id == id)).one_or_none()
+        if row is None:
+            raise InputError("there is no such picture; it may have been deleted")
+        return row
+
+    def _keep(
+        self, connection: sa.Connection, row: dict[str, Any], data: bytes, record: ImageRecord
+    ) -> Picture:
+        here = PICTURES.c.id == row["id"]
+        found = connection.execute(sa.select(PICTURES).where(here)).one_or_none()
+        if found is not None and not found.lost:
+            return _picture(found._asdict())
+        favourite = False
+        if found is not None:  # made again: in its old place, with its old mark
+            connection.execute(sa.delete(PICTURES).where(here))
+            row, favourite = {**row, "n": found.n}, found.favourite
+        connection.execute(sa.insert(PICTURES), row)
+        if favourite:
+            connection.execute(sa.update(PICTURES).where(here).values(**marked("favourite", True)))
+        self.folder.write(file_name(row["id"], row["suffix"]), data)
+        return _picture({**row, "favourite": favourite}, record)
+
     def _restore(self, id: str, data: bytes, suffix: str, record: ImageRecord) -> None:
         """Record a file that lies in the folder already; of no job, as nothing says which it was."""
         row = self._row(data, suffix, record, id=id, job="", kind=record.request.kind)
@@ -295,7 +363,7 @@ class Gallery:
 
     def _row(
         self, data: bytes, suffix: str, record: ImageRecord, *, id: str, job: str, kind: str
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         header = walk_header(io.BytesIO(data), "the picture", _MAX_PIXELS)
         prompt = str(getattr(record.request, "prompt", ""))
         about = f"{prompt} {record.understood_as or ''}"
@@ -319,6 +387,10 @@ class Gallery:
             "words": searchable(about, model=record.model_name, kind=kind, style=style, job=job),
             "lost": False,
         }
+
+
+class _UndoneError(Exception):
+    """Takes a transaction back."""
 
 
 def _picture(values: Mapping[str, Any], record: ImageRecord | None = None) -> Picture:

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
+from vitrail.serving.jobs import JobEngine
 from vitrail.studio.places import Places
 from vitrail.studio.routes import make_router
 
@@ -22,9 +23,10 @@ CSP = (
 """What the page needs and no more: no inline script or style, nothing from another machine."""
 
 
-def add_studio(app: FastAPI, places: Places) -> None:
+def add_studio(app: FastAPI, places: Places, engine: JobEngine | None = None) -> None:
     """Serve the page at ``/``, its files under ``/studio`` and its routes under ``/api/studio``.
 
+    ``engine`` takes the page's jobs; without it the page does not say that nobody works on them.
     The application sets :data:`CSP` on answers that have no policy of their own.
     """
 
@@ -33,4 +35,4 @@ def add_studio(app: FastAPI, places: Places) -> None:
         return FileResponse(ASSETS / "index.html", headers={"Cache-Control": "no-cache"})
 
     app.mount("/studio", StaticFiles(directory=ASSETS), name="studio")
-    app.include_router(make_router(places))
+    app.include_router(make_router(places, engine))

@@ -14,6 +14,7 @@ from vitrail.chinese import in_chinese
 from vitrail.errors import InputError
 from vitrail.request_fields import Model, Name, Word
 from vitrail.schema import SAMPLER_LABELS, SCHEDULE_LABELS, TextToImageRequest, describe
+from vitrail.serving.jobs import JobEngine
 from vitrail.store.gallery import ID_PATTERN
 from vitrail.studio.codebook import make_codebook
 from vitrail.studio.folders import MAX_PICTURE, body_of, make_folders
@@ -63,8 +64,8 @@ class Line(Model):
     text: Annotated[str, Field(max_length=2000)]
 
 
-def make_router(places: Places, *, described: bool = False) -> APIRouter:
-    """Return all routes of the page.
+def make_router(places: Places, engine: JobEngine | None = None, *, described: bool = False) -> APIRouter:
+    """Return all routes of the page; ``engine`` as in :func:`vitrail.studio.page.add_studio`.
 
     They change with the page and are promised to nobody else, so the OpenAPI document leaves them out unless
     ``described``, which is for tests.
@@ -85,6 +86,13 @@ def make_router(places: Places, *, described: bool = False) -> APIRouter:
         """Fields of a request with help in both languages, as the schema says them."""
         rows = [row._asdict() for row in describe(TextToImageRequest)]
         return {"fields": rows, "samplers": SAMPLER_LABELS, "schedules": SCHEDULE_LABELS}
+
+    @router.get("/workers")
+    def workers() -> dict[str, int | None]:
+        """How many workers live anywhere, and how many this server keeps itself; None where nobody knows."""
+        if engine is None:
+            return {"living": None, "kept": None}
+        return {"living": engine.workers(), "kept": engine.beside}
 
     @router.post("/settings")
     async def settings(request: Request) -> dict[str, Any]:
@@ -141,7 +149,7 @@ def settings_of_picture(data: bytes) -> dict[str, Any]:
     """
     from vitrail.provenance.metadata import read
 
-    info = read(data)
+    info = read(data, name="this file")  # by whatever name it was dropped, the page has only its bytes
     found = info.settings
     if found is None:
         raise InputError("this picture does not say how it was made")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ __all__ = ["DRAWS", "TOKENIZERS", "Fetching", "make_shelf"]
 DRAWS = frozenset({"shell_dit", "token_transformer", "dcgan", "biggan", "vae"})
 TOKENIZERS = frozenset({"token_transformer", "vq_autoencoder"})
 _MAX_ENLARGEMENT = 4  # as in vitrail.tasks.loading
+_LOG = logging.getLogger("vitrail.studio")
 _FOREIGN_SIZES = ((512, 512), (768, 512), (512, 768), (768, 768))
 
 
@@ -32,12 +35,22 @@ class ModelName(Model):
 
 @dataclass
 class Fetching:
-    """A model on its way here. ``done`` and ``total``: bytes; ``error``: why it did not arrive."""
+    """A model on its way here. ``done`` and ``total``: bytes; ``error``: why it did not arrive.
 
-    done: int = 0
+    A registry's client does not tell how far it is, so ``done`` stays None and only the seconds since it
+    ``began`` are known; None while another one is fetched first.
+    """
+
+    done: int | None = None
     total: int = 0
     running: bool = True
     error: str | None = None
+    began: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What the page shows."""
+        told = {name: value for name, value in vars(self).items() if name != "began"}
+        return told | {"seconds": None if self.began is None else time.monotonic() - self.began}
 
 
 class _Fetcher:
@@ -67,14 +80,23 @@ class _Fetcher:
 
         try:
             with self._one:
+                state.began = time.monotonic()
                 pull(entry, progress=count)
         except VitrailError as error:
-            state.error = str(error)
+            state.error = _said(entry, error)
         except Exception:  # the person is told, whatever the library raised; the thread has no other listener
             state.error = f"fetching {entry.name} failed; the server's log says why"
             raise
         finally:
             state.running = False
+
+
+def _said(entry: Entry, error: VitrailError) -> str:
+    """Why a model did not arrive, for a person. Where nobody answers, installers say so at length."""
+    if "check the network" not in str(error):
+        return str(error)
+    _LOG.warning("%s", error)
+    return f"{entry.name} cannot be fetched: nobody who has it answers; check the network and try again"
 
 
 def make_shelf() -> APIRouter:
@@ -179,7 +201,7 @@ def _of_catalogue(entry: Entry, fetcher: _Fetcher) -> dict[str, Any]:
         "catalogue": True,
     }
     if state is not None:
-        row["fetching"] = vars(state)
+        row["fetching"] = state.as_json()
     return row | _words(entry)
 
 

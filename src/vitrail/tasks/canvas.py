@@ -20,6 +20,7 @@ from vitrail.diffusion_fields import Wrap
 from vitrail.errors import InputError, NonFiniteError
 from vitrail.images import MAX_PIXELS
 from vitrail.models.latent import Encoded
+from vitrail.picture_headers import megapixels
 from vitrail.runtime import Precision
 from vitrail.tasks.pixel_model import PixelModel
 from vitrail.tasks.windows import Tiled, Window, tent, windows_of
@@ -219,7 +220,8 @@ def plan_canvas(
     """
     if width * height > MAX_PIXELS:
         raise InputError(
-            f"a picture of {width}x{height} pixels is too large; allowed are {MAX_PIXELS} in all"
+            f"a picture of {width}x{height} pixels ({megapixels(width * height)}) is too large; "
+            f"allowed are {megapixels(MAX_PIXELS)}"
         )
     wraps = {"wrap_x": "x" in seamless, "wrap_y": "y" in seamless}
     turning = isinstance(model, PixelModel) and seamless != "none"

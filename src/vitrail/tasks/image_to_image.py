@@ -23,7 +23,7 @@ from vitrail.backends.model import Conditioning, Control, DiffusionModel, KnownP
 from vitrail.codes_schema import ResolvedInpaint
 from vitrail.edit_schema import EditRequest, Fit, ResolvedEdit
 from vitrail.errors import InputError
-from vitrail.images import to_pil, to_tensor
+from vitrail.images import contained, to_pil, to_tensor
 from vitrail.models.latent import Posterior
 from vitrail.runtime import Precision
 from vitrail.samplers.denoisers import Denoiser
@@ -364,7 +364,7 @@ def fitted(
             return ImageOps.fit(image, size, method)
         if fit == "stretch":
             return image.resize(size, method)
-        inside = ImageOps.contain(image, size, method)
+        inside = contained(image, size, method)
         place = ((size[0] - inside.width) // 2, (size[1] - inside.height) // 2)
         pixels = torch.from_numpy(np.asarray(inside).copy()).float()
         pixels = pixels[None, None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)[None]

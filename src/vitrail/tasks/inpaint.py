@@ -20,6 +20,7 @@ from vitrail.diffusion_fields import GuidanceFields
 from vitrail.errors import InputError
 from vitrail.files import shown
 from vitrail.images import MAX_PIXELS, to_pil, to_tensor
+from vitrail.picture_headers import megapixels
 from vitrail.samplers.tokens import UNKNOWN
 from vitrail.schema import Done, Event, PictureDone, Progress
 from vitrail.store import artifacts
@@ -163,7 +164,8 @@ def _canvas(request: InpaintRequest) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     height = picture.height + margins.top + margins.bottom
     if width * height > MAX_PIXELS:
         raise InputError(
-            f"a picture of {width}x{height} pixels is too large; allowed are {MAX_PIXELS} in all"
+            f"a picture of {width}x{height} pixels ({megapixels(width * height)}) is too large; "
+            f"allowed are {megapixels(MAX_PIXELS)}"
         )
     mask = torch.ones(height, width)
     inner = torch.zeros(picture.height, picture.width)

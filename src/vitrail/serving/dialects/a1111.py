@@ -25,19 +25,23 @@ from vitrail.photo_schema import UpscaleRequest
 from vitrail.provenance import metadata
 from vitrail.provenance.dialects import PictureSettings, settings_of, to_a1111
 from vitrail.request_fields import Model
-from vitrail.sampling_fields import SAMPLER_LABELS, SCHEDULE_LABELS
+from vitrail.sampling_fields import SAMPLER_LABELS
+from vitrail.serving.dialects.a1111_lists import lists_router, title_of
 from vitrail.serving.dialects.a1111_requests import (
+    Enlarge,
     Extra,
+    ExtraBatch,
     Img2Img,
     PngInfo,
     Txt2Img,
     drawn_over,
     from_words,
+    left_out,
     upscaler_of,
 )
 from vitrail.serving.dialects.common import Kitchen, Sized, opened, png_file, sizes_of
 from vitrail.serving.http_errors import documented
-from vitrail.serving.http_models import CHECKPOINT, ModelInfo, Shelf
+from vitrail.serving.http_models import ModelInfo, Shelf
 from vitrail.serving.http_stream import Streams
 from vitrail.serving.http_wire import picture_file
 from vitrail.serving.jobs import TERMINAL, Job, JobEngine
@@ -68,6 +72,13 @@ class OnePicture(BaseModel):
 
     html_info: str
     image: str
+
+
+class SeveralPictures(BaseModel):
+    """Answer of extra-batch-images."""
+
+    html_info: str
+    images: list[str]
 
 
 class PictureText(BaseModel):
@@ -121,7 +132,7 @@ class _Desk:
         """Look a model up by its name, its title or its hash, as A1111 does."""
         for info in self.kitchen.shelf.models():
             hash = (info.sha256 or "")[:10]
-            if name in (info.name, _title(info), hash, info.sha256, f"{info.name}.safetensors"):
+            if name in (info.name, title_of(info), hash, info.sha256, f"{info.name}.safetensors"):
                 return info
         return self.kitchen.shelf.model(name.partition(" [")[0])
 
@@ -166,26 +177,14 @@ def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Stre
     @router.post("/extra-single-image", response_model=OnePicture)
     async def extra_single_image(body: Extra) -> OnePicture:
         """Enlarge a picture, by a model or by interpolation."""
-        name = upscaler_of(body.upscaler_1)
-        picture = await run_in_threadpool(lambda: opened(picture_file(body.image, "image.png").data))
-        size = _enlarged(body, picture.size)
-        sizes_of(*size)
-        if name is not None:
-            scale = 2 if max(size[0] / picture.width, size[1] / picture.height) <= 2 else 4
-            request = UpscaleRequest(
-                picture=picture_file(body.image, "image.png"), scale=2 if scale == 2 else 4, model=name
-            )
-            job = await desk.run(request)
-            if job.pictures:
-                picture = opened((await kitchen.files(job.pictures, None))[0])
-        method = Image.Resampling.NEAREST if body.upscaler_1 == "Nearest" else Image.Resampling.LANCZOS
-        crop = body.resize_mode == 1 and body.upscaling_crop
+        return OnePicture(html_info="", image=await _larger(desk, body, body.image))
 
-        def finish() -> str:
-            fitted = ImageOps.fit(picture, size, method) if crop else picture.resize(size, method)
-            return png_file(fitted)
-
-        return OnePicture(html_info="", image=await run_in_threadpool(finish))
+    @router.post("/extra-batch-images", response_model=SeveralPictures)
+    async def extra_batch_images(body: ExtraBatch) -> SeveralPictures:
+        """Enlarge several pictures, one after the other."""
+        return SeveralPictures(
+            html_info="", images=[await _larger(desk, body, file.data) for file in body.files]
+        )
 
     @router.post("/png-info", response_model=PictureText)
     def png_info(body: PngInfo) -> PictureText:
@@ -237,7 +236,7 @@ def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Stre
         """The settings that A1111's clients ask for."""
         info = shelf.model(desk.model)
         return {
-            "sd_model_checkpoint": _title(info),
+            "sd_model_checkpoint": title_of(info),
             "sd_checkpoint_hash": info.sha256 or "",
             "samples_format": "png",
             "CLIP_stop_at_last_layers": 1,
@@ -257,12 +256,47 @@ def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Stre
     def refresh_checkpoints() -> None:
         """Nothing to do: folders are looked at every few seconds."""
 
-    @router.post("/refresh-loras")
-    def refresh_loras() -> None:
-        """Nothing to do, as above."""
+    def nothing() -> dict[str, Any]:
+        """Nothing to do: folders are looked at, and models loaded, as they are needed."""
+        return {}
 
-    router.include_router(_lists(shelf))
+    for name in (
+        "refresh-loras",
+        "refresh-vae",
+        "refresh-embeddings",
+        "unload-checkpoint",
+        "reload-checkpoint",
+    ):
+        router.add_api_route(
+            f"/{name}", nothing, methods=["POST"], operation_id=f"a1111_{name.replace('-', '_')}"
+        )
+
+    router.include_router(lists_router(shelf))
     return router
+
+
+async def _larger(desk: _Desk, body: Enlarge, content: str) -> str:
+    """The picture in ``content`` enlarged as ``body`` says, as base64 of a PNG."""
+    name = upscaler_of(body.upscaler_1)
+    picture = await run_in_threadpool(lambda: opened(picture_file(content, "image.png").data))
+    size = _enlarged(body, picture.size)
+    sizes_of(*size)
+    if name is not None:
+        scale = 2 if max(size[0] / picture.width, size[1] / picture.height) <= 2 else 4
+        request = UpscaleRequest(
+            picture=picture_file(content, "image.png"), scale=2 if scale == 2 else 4, model=name
+        )
+        job = await desk.run(request)
+        if job.pictures:
+            picture = opened((await desk.kitchen.files(job.pictures, None))[0])
+    method = Image.Resampling.NEAREST if body.upscaler_1 == "Nearest" else Image.Resampling.LANCZOS
+    crop = body.resize_mode == 1 and body.upscaling_crop
+
+    def finish() -> str:
+        fitted = ImageOps.fit(picture, size, method) if crop else picture.resize(size, method)
+        return png_file(fitted)
+
+    return await run_in_threadpool(finish)
 
 
 async def _made(desk: _Desk, job: Job, body: Txt2Img, size: Sized) -> Pictures:
@@ -286,7 +320,7 @@ async def _made(desk: _Desk, job: Job, body: Txt2Img, size: Sized) -> Pictures:
         "subseed_strength": body.subseed_strength,
         "width": size.size[0],
         "height": size.size[1],
-        "sampler_name": SAMPLER_LABELS.get(sampler, sampler) if sampler else None,
+        "sampler_name": SAMPLER_LABELS.get(sampler, sampler) if sampler else body.sampler_name or "",
         "cfg_scale": body.cfg_scale,
         "steps": body.steps,
         "batch_size": body.batch_size,
@@ -315,134 +349,21 @@ async def _made(desk: _Desk, job: Job, body: Txt2Img, size: Sized) -> Pictures:
     return Pictures(images=images, parameters=echo, info=json.dumps(info, ensure_ascii=False))
 
 
-def _lists(shelf: Shelf) -> APIRouter:
-    """What there is to choose from."""
-    router = APIRouter()
-
-    @router.get("/samplers")
-    def samplers() -> list[dict[str, Any]]:
-        """Samplers by A1111's names."""
-        ours = ("maskgit", "autoregressive")
-        return [
-            {"name": label, "aliases": [name, f"k_{name}"], "options": {}}
-            for name, label in SAMPLER_LABELS.items()
-            if name not in ours
-        ]
-
-    @router.get("/schedulers")
-    def schedulers() -> list[dict[str, Any]]:
-        """Noise schedules."""
-        rows = [("automatic", "Automatic"), *SCHEDULE_LABELS.items()]
-        return [
-            {
-                "name": name,
-                "label": label,
-                "aliases": None,
-                "default_rho": 7.0 if name == "karras" else -1.0,
-                "need_inner_model": False,
-            }
-            for name, label in rows
-            if name not in ("cosine", "raster")
-        ]
-
-    @router.get("/sd-models")
-    def sd_models() -> list[dict[str, Any]]:
-        """Models by A1111's titles; no folder of this machine is told."""
-        return [
-            {
-                "title": _title(info),
-                "model_name": info.name,
-                "hash": (info.sha256 or "")[:10] or None,
-                "sha256": info.sha256,
-                "filename": f"{info.name}.safetensors",
-                "config": None,
-            }
-            for info in shelf.models()
-            if info.kind in (CHECKPOINT, "shell_dit", "token_transformer", "gan")
-        ]
-
-    @router.get("/loras")
-    def loras() -> list[dict[str, Any]]:
-        """LoRAs that a prompt may name."""
-        names = [(item.short, f"{item.name}{item.path.suffix}") for item in shelf.files("lora")]
-        return [{"name": name, "alias": name, "path": path, "metadata": {}} for name, path in names]
-
-    @router.get("/sd-vae")
-    def vaes() -> list[dict[str, Any]]:
-        """Autoencoders that may replace a model's own."""
-        return [
-            {"model_name": item.short, "filename": f"{item.name}{item.path.suffix}"}
-            for item in shelf.files("vae")
-        ]
-
-    @router.get("/embeddings")
-    def embeddings() -> dict[str, Any]:
-        """Textual inversions that a prompt may name."""
-        unknown = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None, "shape": 0, "vectors": 0}
-        return {"loaded": {item.short: unknown for item in shelf.files("embedding")}, "skipped": {}}
-
-    @router.get("/upscalers")
-    def upscalers() -> list[dict[str, Any]]:
-        """What enlarges: interpolation, and models that are here."""
-        own = [info.name for info in shelf.models() if info.kind == "rrdb"]
-        names = ["None", "Lanczos", "Nearest", *own, *(item.short for item in shelf.files("upscaler"))]
-        return [
-            {"name": name, "model_name": None, "model_path": None, "model_url": None, "scale": 4}
-            for name in dict.fromkeys(names)
-        ]
-
-    @router.get("/latent-upscale-modes")
-    def latent_modes() -> list[dict[str, str]]:
-        """What enlarges between two passes without a model."""
-        return [{"name": "Latent"}]
-
-    @router.get("/prompt-styles")
-    def styles() -> list[dict[str, str]]:
-        """House styles of the models here, to be named in styles."""
-        names = dict.fromkeys(style for info in shelf.models() for style in info.styles)
-        return [{"name": name, "prompt": "", "negative_prompt": ""} for name in names]
-
-    @router.get("/scripts")
-    def scripts() -> dict[str, list[str]]:
-        """Extensions; ControlNet's units are read."""
-        return {"txt2img": ["controlnet"], "img2img": ["controlnet"]}
-
-    @router.get("/cmd-flags")
-    def flags() -> dict[str, Any]:
-        """The command line, of which a stranger is told nothing."""
-        return {"api": True}
-
-    @router.get("/hypernetworks", name="hypernetworks")
-    @router.get("/face-restorers", name="face_restorers")
-    @router.get("/realesrgan-models", name="realesrgan_models")
-    def nothing() -> list[dict[str, Any]]:
-        """There are none."""
-        return []
-
-    @router.get("/memory")
-    def memory() -> dict[str, Any]:
-        """Not told."""
-        return {"ram": {}, "cuda": {}}
-
-    return router
-
-
 def _not_done(body: Txt2Img, drawn: Model | None) -> dict[str, str]:
-    """What a client is told of a second pass that it asked for and that the model does without."""
-    if not body.enable_hr or drawn is None or getattr(drawn, "hires_strength", None):
-        return {}
-    return {"Hires fix": "enlarged by the model's own upsampler, without a second pass"}
-
-
-def _title(info: ModelInfo) -> str:
-    return f"{info.name} [{info.sha256[:10]}]" if info.sha256 else info.name
+    """What a client is told of what it asked for and that is done without."""
+    told = {}
+    if body.enable_hr and drawn is not None and not getattr(drawn, "hires_strength", None):
+        told["Hires fix"] = "enlarged by the model's own upsampler, without a second pass"
+    if scripts := left_out(body):
+        told["Scripts left out"] = ", ".join(scripts)
+    return told
 
 
 def _timestamp(moment: datetime) -> str:
     return moment.strftime("%Y%m%d%H%M%S")
 
 
-def _enlarged(body: Extra, size: tuple[int, int]) -> tuple[int, int]:
+def _enlarged(body: Enlarge, size: tuple[int, int]) -> tuple[int, int]:
     if body.resize_mode == 1:
         return body.upscaling_resize_w, body.upscaling_resize_h
     if not 1.0 <= body.upscaling_resize <= 4.0:

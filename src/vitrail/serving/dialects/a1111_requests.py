@@ -2,19 +2,22 @@
 
 Source of fields, defaults and meaning: ``modules/api/models.py`` and ``modules/processing.py`` of
 AUTOMATIC1111/stable-diffusion-webui. Fields that are not listed are taken and not used, as its clients expect
-of a server that lacks an extension.
+of a server that lacks an extension. A field that is null is as good as left out: clients made from the
+interface's own document send every field that they know.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from PIL import Image, ImageFilter, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from vitrail.codes_schema import InpaintRequest
 from vitrail.edit_schema import EditRequest
 from vitrail.errors import InputError
+from vitrail.images import contained
 from vitrail.request_fields import FileRef
 from vitrail.sampling_fields import SAMPLER_LABELS, SCHEDULE_LABELS
 from vitrail.schema import TextToImageRequest
@@ -23,10 +26,22 @@ from vitrail.serving.http_models import CHECKPOINT, DIFFUSION_KINDS, ModelInfo
 from vitrail.serving.http_wire import file_of, picture_file
 from vitrail.validation import parse
 
-__all__ = ["Extra", "Img2Img", "PngInfo", "Txt2Img", "drawn_over", "from_words", "upscaler_of"]
+__all__ = [
+    *("Enlarge", "Extra", "ExtraBatch", "Img2Img", "PngInfo", "Txt2Img"),
+    *("drawn_over", "from_words", "left_out", "upscaler_of"),
+]
+
+MAX_TOGETHER = 64
+"""Pictures of one request."""
+
+
+def _cut(value: object) -> object:
+    """A whole number of one that a script worked out, such as 0.75 * 85 pixels; A1111 cuts it as well."""
+    return int(value) if isinstance(value, float) and math.isfinite(value) else value
+
 
 Text = Annotated[str, Field(max_length=1 << 16)]
-Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+Whole = Annotated[int, BeforeValidator(_cut), Field(ge=-(2**53), le=2**53)]
 Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Content = Annotated[str, Field(max_length=96 << 20, description="Base64 or a data: URL; no address.")]
 
@@ -36,7 +51,14 @@ _DOT = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNsYEAFTAwjWgAA
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="ignore", allow_inf_nan=False, hide_input_in_errors=True, validate_by_name=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, values: Any) -> Any:
+        return _without_none(values) if isinstance(values, dict) else values
 
 
 class Txt2Img(_Body):
@@ -49,7 +71,7 @@ class Txt2Img(_Body):
     subseed: Whole = -1
     subseed_strength: Number = 0
     sampler_name: Text | None = None
-    sampler_index: Text | None = None
+    sampler_index: Text | Whole | None = None
     scheduler: Text | None = None
     batch_size: Whole = 1
     n_iter: Whole = 1
@@ -69,6 +91,7 @@ class Txt2Img(_Body):
     send_images: bool = True
     save_images: bool = False
     force_task_id: Text | None = None
+    script_name: Text | None = None
     alwayson_scripts: dict[str, Any] | None = None
 
 
@@ -92,16 +115,35 @@ class PngInfo(_Body):
     image: Content = Field(examples=[_DOT])
 
 
-class Extra(_Body):
-    """``POST /sdapi/v1/extra-single-image``."""
+class Enlarge(_Body):
+    """What ``POST /sdapi/v1/extra-*`` have in common."""
 
-    image: Content = Field(default="", examples=[_DOT])
     resize_mode: Whole = 0
     upscaling_resize: Number = 2
     upscaling_resize_w: Whole = 512
     upscaling_resize_h: Whole = 512
     upscaling_crop: bool = True
     upscaler_1: Text = "None"
+
+
+class Extra(Enlarge):
+    """``POST /sdapi/v1/extra-single-image``."""
+
+    image: Content = Field(default="", examples=[_DOT])
+
+
+class FileData(_Body):
+    """A picture of several; its name is not used."""
+
+    data: Content
+
+
+class ExtraBatch(Enlarge):
+    """``POST /sdapi/v1/extra-batch-images``."""
+
+    files: list[FileData] = Field(
+        alias="imageList", max_length=MAX_TOGETHER, examples=[[{"data": _DOT, "name": "dot.png"}]]
+    )
 
 
 #: Spellings that A1111's clients use beside its labels.
@@ -187,8 +229,10 @@ def upscaler_of(name: str | None) -> str | None:
 def _common(body: Txt2Img, model: ModelInfo) -> dict[str, Any]:
     """Fields that every request has. Those that a kind of model knows nothing of are left out."""
     n = body.batch_size * body.n_iter
-    if body.batch_size < 1 or body.n_iter < 1 or n > 64:
+    if body.batch_size < 1 or body.n_iter < 1 or n > MAX_TOGETHER:
         raise InputError("batch_size times n_iter is out of range; allowed 1 to 64 pictures in all")
+    if body.script_name and body.script_name.lower() != "none":
+        raise InputError("scripts are not run here; leave script_name out")
     settings = body.override_settings or {}
     values: dict[str, Any] = {
         "prompt": body.prompt,
@@ -201,7 +245,8 @@ def _common(body: Txt2Img, model: ModelInfo) -> dict[str, Any]:
         "model": model.name,
     }
     sampler, schedule = _sampler(body)
-    controls = _controls(body.alwayson_scripts or {})
+    drawn_over = body.init_images[0] if isinstance(body, Img2Img) and body.init_images else None
+    controls = _controls(body.alwayson_scripts or {}, drawn_over)
     if controls and model.kind != CHECKPOINT:
         raise InputError("ControlNet is for Stable Diffusion models; leave it out, or choose one")
     if model.kind in DIFFUSION_KINDS:
@@ -223,7 +268,7 @@ _OF_SAMPLERS = ("steps", "cfg_scale", "negative_prompt")
 
 def _sampler(body: Txt2Img) -> tuple[str | None, str | None]:
     """Names of sampler and schedule; ``DPM++ 2M Karras`` holds both."""
-    label = (body.sampler_name or body.sampler_index or "").strip()
+    label = (body.sampler_name or (body.sampler_index if isinstance(body.sampler_index, str) else "")).strip()
     known = {text.lower(): name for name, text in SAMPLER_LABELS.items()} | _SAMPLERS
     known |= {name: name for name in SAMPLER_LABELS}
     schedules: dict[str, str | None] = {text.lower(): name for name, text in SCHEDULE_LABELS.items()}
@@ -254,27 +299,47 @@ def _hires(body: Txt2Img) -> float:
     return scale
 
 
-def _controls(scripts: dict[str, Any]) -> list[dict[str, Any]]:
-    """ControlNet units of ``alwayson_scripts`` whose picture is a map already (module none)."""
+def left_out(body: Txt2Img) -> list[str]:
+    """Names of scripts that were to run beside the drawing and that nobody here knows."""
+    scripts = (body.alwayson_scripts or {}).items()
+    return [
+        name[:80]
+        for name, script in scripts
+        if name.lower() != "controlnet" and isinstance(script, dict) and script.get("args")
+    ]
+
+
+def _controls(scripts: dict[str, Any], drawn_over: str | None) -> list[dict[str, Any]]:
+    """ControlNet units of ``alwayson_scripts`` whose picture is a map already (module none).
+
+    One without a picture takes that which is ``drawn_over``, as A1111's does.
+    """
     found = []
     for name, script in scripts.items():
         if name.lower() != "controlnet" or not isinstance(script, dict):
             continue
         for unit in script.get("args") or []:
-            if not isinstance(unit, dict) or not unit.get("enabled", True) or not unit.get("image"):
+            if not isinstance(unit, dict) or not unit.get("enabled", True):
                 continue
-            if str(unit.get("module", "none")).lower() not in ("none", ""):
+            if str(unit.get("module") or "none").lower() != "none":
                 raise InputError("ControlNet's module must be none: send the map itself as the image")
-            image = unit["image"]
-            image = image.get("image") if isinstance(image, dict) else image
-            if not isinstance(image, str) or not isinstance(unit.get("model"), str):
+            model = unit.get("model")
+            if model is None or (isinstance(model, str) and model.lower() in ("", "none")):
+                continue  # a place that nobody filled in
+            image = unit.get("image") or unit.get("input_image")
+            if isinstance(image, dict):
+                image = image.get("image")
+            elif isinstance(image, list):
+                image = image[0] if image else None
+            image = image or drawn_over
+            if not isinstance(image, str) or not isinstance(model, str):
                 raise InputError("a ControlNet unit needs an image as base64 and a model")
             control = {
-                "name": unit["model"].partition(" [")[0],
+                "name": model.partition(" [")[0],
                 "picture": picture_file(image, "control.png"),
                 "strength": unit.get("weight", 1.0),
                 "start": unit.get("guidance_start", 0.0),
-                "end": unit.get("guidance_end", 1.0),
+                "end": unit.get("guidance_end", unit.get("guidance", 1.0)),
             }
             found.append(control)
     return found
@@ -286,7 +351,8 @@ def _resized(picture: Image.Image, size: tuple[int, int], mode: int, name: str) 
         if mode == 1:
             picture = ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
         elif mode == 2:
-            picture = ImageOps.pad(picture, size, Image.Resampling.LANCZOS)
+            inside = contained(picture, size, Image.Resampling.LANCZOS)
+            picture = ImageOps.pad(inside, size, Image.Resampling.LANCZOS)
         else:
             picture = picture.resize(size, Image.Resampling.LANCZOS)
     return file_of(png_file(picture), name)

@@ -10,20 +10,20 @@ import base64
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from PIL import Image, ImageOps
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import FormData, UploadFile
 
 from vitrail.codes_schema import TOKEN_MODEL, InpaintRequest, VaryRequest
 from vitrail.edit_schema import EditRequest
 from vitrail.errors import InputError
+from vitrail.images import contained
 from vitrail.request_fields import FileRef, Model
 from vitrail.schema import TextToImageRequest
 from vitrail.serving.dialects.common import (
@@ -36,11 +36,13 @@ from vitrail.serving.dialects.common import (
     sized,
     sizes_of,
 )
-from vitrail.serving.http_errors import documented, error_answer, refusal_of
+from vitrail.serving.dialects.forms import described, one_file, open_form, texts_of, uploads_of
+from vitrail.serving.http_errors import ParamError, documented, error_answer, refusal_of
 from vitrail.serving.http_jobs import SSE_HEADERS
 from vitrail.serving.http_models import DIFFUSION_KINDS, ModelInfo, Shelf
 from vitrail.serving.http_stream import Streams
-from vitrail.serving.http_wire import file_of, picture_file
+from vitrail.serving.http_tickets import TICKET_SECONDS, ticket
+from vitrail.serving.http_wire import file_of
 from vitrail.serving.jobs import Job, JobEngine
 from vitrail.store.gallery import Gallery
 from vitrail.validation import parse
@@ -51,18 +53,22 @@ M = TypeVar("M", bound=BaseModel)
 Short = Annotated[str, Field(max_length=400)]
 Format = Literal["png", "jpeg", "webp"]
 _THEIRS = re.compile(r"^(dall-e|gpt-image|chatgpt-image)[a-z0-9.-]{0,60}$")
+_NEWER = re.compile(r"^(chatgpt|gpt)-image")
+_SIZE = re.compile(r"^([0-9]{1,5})[xX]([0-9]{1,5})$")
 _EDIT_STRENGTH = 0.75  # how much an edit without a mask may change
-_MAX_PARTS, _MAX_FIELD = 32, 64 << 10
 
 
 class Settings(BaseModel):
-    """What all three have in common. Fields that are not listed are taken and not used."""
+    """What all three have in common. Fields that are not listed are taken and not used.
+
+    One that is null or an empty text is as good as left out.
+    """
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
 
     model: Short | None = Field(default=None, examples=["default"])
     n: Annotated[int, Field(ge=1, le=10)] | None = 1
-    size: Annotated[str, Field(pattern=r"^(auto|[0-9]{2,4}x[0-9]{2,4})$")] | None = "auto"
+    size: Short | None = Field(default="auto", description="WIDTHxHEIGHT, or auto for the model's own.")
     response_format: Literal["url", "b64_json"] | None = None
     output_format: Format | None = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = 100
@@ -71,6 +77,17 @@ class Settings(BaseModel):
     stream: bool | None = False
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = 0
     user: Short | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and (value != "" or name == "prompt")
+        }
 
 
 class Generation(Settings):
@@ -113,6 +130,22 @@ class OnePicture(BaseModel):
     revised_prompt: str | None = None
 
 
+class Details(BaseModel):
+    """Which tokens were counted."""
+
+    text_tokens: int = 0
+    image_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Nothing is counted here, but programs add it up."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    input_tokens_details: Details = Details()
+
+
 class Pictures(BaseModel):
     """The answer of all three."""
 
@@ -121,6 +154,7 @@ class Pictures(BaseModel):
     size: str
     output_format: Format
     background: Literal["opaque"] = "opaque"
+    usage: Usage = Usage()
 
 
 class ModelCard(BaseModel):
@@ -147,16 +181,18 @@ class _Order:
     size: tuple[int, int] | None
     settings: Settings
     name: Literal["image_generation", "image_edit"]
-    address: str
+    address: Callable[[str], str]
 
 
-def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Streams) -> APIRouter:
-    """The routes under ``/v1``."""
+def make_router(
+    engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Streams, token: str | None = None
+) -> APIRouter:
+    """The routes under ``/v1``. ``token``: what the server asks for, to sign addresses of pictures with."""
     kitchen = Kitchen(engine, gallery, shelf, streams)
     errors = documented(408, 413, 415, 429, model=Failure)
     router = APIRouter(prefix="/v1", tags=["openai"], responses=errors)
 
-    @router.post("/images/generations", response_model=Pictures)
+    @router.post("/images/generations", response_model=Pictures, response_model_exclude_none=True)
     async def generations(request: Request, body: Generation) -> Any:
         """Pictures from words."""
         model = await run_in_threadpool(_model, shelf, body.model)
@@ -169,33 +205,45 @@ def make_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Stre
             **(plan.settings if plan else {}),
         }
         wanted = _parsed(TextToImageRequest, values)
-        return await _serve(kitchen, _Order(wanted, _size(plan), body, "image_generation", _address(request)))
+        return await _serve(
+            kitchen, _Order(wanted, _size(plan), body, "image_generation", _addresses(request, token))
+        )
 
     @router.post(
-        "/images/edits", response_model=Pictures, openapi_extra=_form(Edit, ("image[]", "image", "mask"))
+        "/images/edits",
+        response_model=Pictures,
+        response_model_exclude_none=True,
+        openapi_extra=described(Edit, ("image[]", "image", "mask")),
     )
     async def edits(request: Request) -> Any:
         """Draw over a picture; of a mask, what is transparent is drawn anew."""
-        async with request.form(max_files=20, max_fields=_MAX_PARTS, max_part_size=_MAX_FIELD) as form:
-            body = _parsed(Edit, _fields(form))
-            pictures = await _uploads(form, "image[]") or await _uploads(form, "image")
-            masks = await _uploads(form, "mask")
+        async with open_form(request, 20) as form:
+            body = _parsed(Edit, texts_of(form))
+            pictures = await uploads_of(form, "image[]") or await uploads_of(form, "image")
+            masks = await uploads_of(form, "mask")
         model = await run_in_threadpool(_model, shelf, body.model)
         wanted, size = await run_in_threadpool(_edit, body, model, pictures, masks)
-        return await _serve(kitchen, _Order(wanted, size, body, "image_edit", _address(request)))
+        return await _serve(kitchen, _Order(wanted, size, body, "image_edit", _addresses(request, token)))
 
-    @router.post("/images/variations", response_model=Pictures, openapi_extra=_form(Variation, ("image",)))
+    @router.post(
+        "/images/variations",
+        response_model=Pictures,
+        response_model_exclude_none=True,
+        openapi_extra=described(Variation, ("image",)),
+    )
     async def variations(request: Request) -> Any:
         """Other versions of a picture."""
-        async with request.form(max_files=2, max_fields=_MAX_PARTS, max_part_size=_MAX_FIELD) as form:
-            body = _parsed(Variation, _fields(form))
-            pictures = await _uploads(form, "image")
+        async with open_form(request, 2) as form:
+            body = _parsed(Variation, texts_of(form))
+            pictures = await uploads_of(form, "image")
         model = await run_in_threadpool(_model, shelf, body.model or TOKEN_MODEL, TOKEN_MODEL)
-        picture, own = await run_in_threadpool(_seen, _one(pictures), model)
+        picture, own = await run_in_threadpool(_seen, one_file(pictures), model)
         values = {"picture": picture, "n": body.n or 1, "model": model.name}
         size = _asked(body.size) or own
         wanted = _parsed(VaryRequest, values)
-        return await _serve(kitchen, _Order(wanted, size, body, "image_generation", _address(request)))
+        return await _serve(
+            kitchen, _Order(wanted, size, body, "image_generation", _addresses(request, token))
+        )
 
     @router.get("/models", response_model=ModelCards)
     def models() -> ModelCards:
@@ -230,14 +278,43 @@ async def _pictures(kitchen: Kitchen, job: Job, order: _Order) -> Pictures:
     settings = order.settings
     shape = order.size or (job.pictures[0].width, job.pictures[0].height)
     format: Format = settings.output_format or "png"
-    if settings.response_format == "url":
-        made = sorted(job.pictures, key=lambda picture: picture.index)
-        data = [OnePicture(url=f"{order.address}/api/pictures/{picture.id}/file") for picture in made]
-    else:
-        quality = _quality(settings)
-        files = await kitchen.files(job.pictures, order.size, format, quality)
-        data = [OnePicture(b64_json=base64.b64encode(file).decode()) for file in files]
+    made = sorted(job.pictures, key=lambda picture: picture.index)
+    data = [OnePicture() for _ in made]
+    forms = _forms(settings)
+    if "url" in forms:
+        for one, picture in zip(data, made, strict=True):
+            one.url = order.address(picture.id)
+    if "b64_json" in forms:
+        files = await kitchen.files(job.pictures, order.size, format, _quality(settings))
+        for one, file in zip(data, files, strict=True):
+            one.b64_json = base64.b64encode(file).decode()
     return Pictures(created=int(time.time()), data=data, size=f"{shape[0]}x{shape[1]}", output_format=format)
+
+
+def _forms(settings: Settings) -> tuple[str, ...]:
+    """How pictures are handed over: as asked for, else in every form that who asks may look for.
+
+    OpenAI's older models answered with addresses where nothing was said, and programs of that time rely on
+    it; its newer ones know no addresses, and who names one of those may fetch any that comes.
+    """
+    if settings.response_format is not None:
+        return (settings.response_format,)
+    return ("b64_json",) if _NEWER.match(settings.model or "") else ("b64_json", "url")
+
+
+def _addresses(request: Request, token: str | None) -> Callable[[str], str]:
+    """What makes the address of a picture's file."""
+    # A proxy that ends TLS says so here; whoever else says it harms nobody but itself.
+    outside = request.headers.get("x-forwarded-proto", "").split(",")[0].strip().lower()
+    scheme = outside if outside in ("http", "https") else request.url.scheme
+    server = f"{scheme}://{request.headers['host']}"
+
+    def address(id: str) -> str:
+        path = f"/api/pictures/{id}/file"
+        until = int(time.time()) + TICKET_SECONDS
+        return server + (path if token is None else f"{path}?{ticket(token, path, until)}")
+
+    return address
 
 
 async def _events(kitchen: Kitchen, job: Job, order: _Order) -> AsyncIterator[str]:
@@ -274,8 +351,7 @@ async def _events(kitchen: Kitchen, job: Job, order: _Order) -> AsyncIterator[st
         yield f"event: error\ndata: {bytes(answer).decode()}\n\n"
         return
     picture = ended.pictures[0]
-    words = {"text_tokens": 0, "image_tokens": 0}
-    usage = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0, "input_tokens_details": words}
+    usage = Usage().model_dump()
     shape = shape if order.size else f"{picture.width}x{picture.height}"
     text = base64.b64encode(files[0]).decode()
     yield _event(f"{order.name}.completed", {**common, "size": shape, "b64_json": text, "usage": usage})
@@ -302,7 +378,10 @@ def _model(shelf: Shelf, name: str | None, default: str = "default") -> ModelInf
 def _asked(size: str | None) -> tuple[int, int] | None:
     if size is None or size == "auto":
         return None
-    width, height = (int(side) for side in size.split("x"))
+    match = _SIZE.match(size.strip())
+    if match is None:
+        raise ParamError("size cannot be read; write auto, or width and height such as 1024x1024", "size")
+    width, height = int(match[1]), int(match[2])
     sizes_of(width, height)
     return width, height
 
@@ -316,22 +395,19 @@ def _size(plan: Sized | None) -> tuple[int, int] | None:
     return None if plan is None else plan.size
 
 
-def _address(request: Request) -> str:
-    return f"{request.url.scheme}://{request.headers['host']}"
-
-
 def _parsed(model: type[M], values: dict[str, Any]) -> M:
-    return parse(model, {name: value for name, value in values.items() if value is not None}, echo=False)
+    given = {name: value for name, value in values.items() if value is not None}
+    return parse(model, given, echo=False)
 
 
 def _edit(
     body: Edit, model: ModelInfo, pictures: list[bytes], masks: list[bytes]
 ) -> tuple[Model, tuple[int, int] | None]:
-    picture = _one(pictures)
+    picture = one_file(pictures)
     image = opened(picture.data)
     size = _asked(body.size)
     values: dict[str, Any] = {"prompt": body.prompt, "n": body.n or 1, "model": model.name}
-    mask = _painted(opened(_one(masks, "mask").data), image) if masks else _transparent(image)
+    mask = _painted(opened(one_file(masks, "mask").data), image) if masks else _transparent(image)
     if mask is not None:
         values |= {"picture": file_of(png_file(image.convert("RGB")), "image.png"), "mask": mask}
         return _parsed(InpaintRequest, values), size
@@ -356,7 +432,7 @@ def _seen(picture: FileRef, model: ModelInfo) -> tuple[FileRef, tuple[int, int] 
         return picture, None
     most = LARGEST / max(image.size)
     own = image.size if most >= 1.0 else (round(image.width * most) or 1, round(image.height * most) or 1)
-    small = ImageOps.contain(image.convert("RGB"), (model.width, model.height), Image.Resampling.LANCZOS)
+    small = contained(image.convert("RGB"), (model.width, model.height), Image.Resampling.LANCZOS)
     return file_of(png_file(small), picture.name), own
 
 
@@ -379,27 +455,3 @@ def _transparent(image: Image.Image) -> FileRef | None:
     if not any(alpha.histogram()[:255]):
         return None
     return file_of(png_file(ImageOps.invert(alpha)), "mask.png")
-
-
-def _one(files: list[bytes], name: str = "image") -> FileRef:
-    if len(files) != 1:
-        raise InputError(f"{name} is missing or given several times; send one file")
-    return picture_file(files[0], f"{name}.png")
-
-
-def _fields(form: FormData) -> dict[str, Any]:
-    """Text fields of a form; an empty one is as good as none."""
-    given = {name: value for name, value in form.multi_items() if isinstance(value, str) and value != ""}
-    return {name: value for name, value in given.items() if len(name) <= 40}
-
-
-async def _uploads(form: FormData, name: str) -> list[bytes]:
-    files = [value for value in form.getlist(name) if isinstance(value, UploadFile)]
-    return [await file.read() for file in files]
-
-
-def _form(model: type[BaseModel], files: tuple[str, ...]) -> dict[str, Any]:
-    """The body of a form, for the OpenAPI document."""
-    found = model.model_json_schema()
-    found["properties"] |= {name: {"type": "string", "format": "binary"} for name in files}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": found}}}}

@@ -1,12 +1,17 @@
 // The only place that knows addresses of the server.
 import { lang, t } from "./i18n.js";
 
+/** Of the page that is being opened: `now` while it asks for what it shows first, `failed` if it could not be asked. */
+export const opening = { now: false, failed: false };
+
 async function call(path, options = {}) {
+  const first = opening.now;
   let answer;
   try {
     answer = await fetch(path, { ...options, headers: { "accept-language": lang, ...options.headers } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    opening.failed ||= first;
     throw Object.assign(new Error(t("unreachable")), { offline: true });
   }
   const isJson = (answer.headers.get("content-type") ?? "").includes("json");
@@ -35,6 +40,7 @@ export const job = (id) => call(`/api/jobs/${at(id)}`);
 export const cancel = (id) => post(`/api/jobs/${at(id)}/cancel`);
 export const move = (id, before) => post(`/api/jobs/${at(id)}/move`, { before });
 export const preview = (id, number) => `/api/jobs/${at(id)}/preview?step=${number}`;
+export const workers = () => call(studio("workers"));
 export const eventsOf = (id) => `/api/jobs/${at(id)}/events`;
 
 // Pictures

@@ -1,30 +1,43 @@
 // A picture with a brush over it. Strokes are kept as lines, so undo is exact and the mask has the picture's own size.
-import { h } from "./dom.js";
+import { h, withinSight } from "./dom.js";
 import { t } from "./i18n.js";
 import { typing } from "./keys.js";
 import { singleKeys } from "./keys.js";
+import { greyPng } from "./png.js";
 
 const PAINT = "#e0304e";
 const SIZES = { min: 2, max: 160 };
+const megapixels = (count) => Number((count / 1e6).toPrecision(3));
+
+/** As many as the server takes (vitrail.images.MAX_PIXELS). */
+const MOST_PIXELS = 40e6;
 
 /**
- * Paint over `blob`. `changed()` is called after every stroke and when a key changes a setting.
- * In the mask that `mask()` gives, white is painted and black is not; `soften` is the width of its edge in pixels.
+ * Paint over `blob`. Keys are heard from `listen(changed)` to `stop()`, and `changed()` is called after every stroke
+ * and when a key changes a setting; strokes outlast both. In the mask that `mask()` gives, white is painted and black
+ * is not; `soften` is the width of its edge in pixels.
  */
-export async function paintable(blob, { changed = () => {} } = {}) {
-  const picture = await createImageBitmap(blob);
+export async function paintable(blob) {
+  const picture = await createImageBitmap(blob).catch(() => {
+    throw new Error(t("notAPicture")); // the browser's own words are English, and say less
+  });
   const { width, height } = picture;
-  const base = h("canvas", { width, height, "aria-label": t("mask"), role: "img" });
+  if (width * height > MOST_PIXELS) {
+    picture.close();
+    throw new Error(t("tooManyPixels", { size: `${width} × ${height}`, n: megapixels(width * height), most: megapixels(MOST_PIXELS) }));
+  }
+  const base = h("canvas", { width, height, role: "img" });
   base.getContext("2d").drawImage(picture, 0, 0);
   const over = h("canvas", { class: "strokes", width, height, "aria-hidden": "true" });
   const pen = over.getContext("2d");
   const tip = h("div", { class: "tip", hidden: true });
   const times = Math.max(1, Math.floor(512 / Math.max(width, height)));
-  base.style.width = `min(${width * times}px, ${(66 * width) / height}vh)`;
+  base.style.cssText = withinSight(width * times, height * times);
   const element = h("div", { class: "paint", tabindex: -1 }, base, over, tip);
   const state = { size: Math.max(8, Math.round(width / 8)), soften: 0, erase: false, on: false };
   let strokes = [],
-    stroke = null;
+    stroke = null,
+    changed = () => {};
 
   const draw = (target, colour) => {
     for (const { points, size, erase } of strokes) {
@@ -103,7 +116,6 @@ export async function paintable(blob, { changed = () => {} } = {}) {
       set({ size: event.key === "]" ? Math.max(state.size + 1, state.size * 1.2) : state.size / 1.2 });
     else if (event.key === "e") set({ erase: !state.erase });
   };
-  addEventListener("keydown", keys);
 
   return {
     element,
@@ -117,22 +129,33 @@ export async function paintable(blob, { changed = () => {} } = {}) {
       redraw();
       changed();
     },
+    /** Where the middle of what is painted lies, from 0 at the left edge to 1; the picture's own where nothing is. */
+    middle() {
+      const across = strokes.filter((one) => !one.erase).flatMap((one) => one.points.map(([x]) => x / width));
+      const [least, most] = across.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [1, 0]);
+      return across.length ? Math.min(0.95, Math.max(0.05, (least + most) / 2)) : 0.5;
+    },
     painted: () => strokes.some((one) => !one.erase),
-    stop: () => removeEventListener("keydown", keys),
+    listen(told) {
+      changed = told;
+      base.setAttribute("aria-label", t("mask")); // in the language of now
+      addEventListener("keydown", keys);
+    },
+    stop() {
+      changed = () => {};
+      removeEventListener("keydown", keys);
+    },
     async mask() {
       const sheet = new OffscreenCanvas(width, height),
         target = sheet.getContext("2d");
       draw(target, "#fff");
-      const pixels = target.getImageData(0, 0, width, height);
-      const alpha = soft(
-        pixels.data.filter((_, i) => i % 4 === 3),
-        width,
-        height,
-        state.soften,
-      );
-      for (let i = 0; i < alpha.length; i += 1) pixels.data.set([alpha[i], alpha[i], alpha[i], 255], 4 * i);
-      target.putImageData(pixels, 0, 0);
-      return sheet.convertToBlob({ type: "image/png" });
+      target.globalCompositeOperation = "destination-over"; // black behind it: grey where an edge is half there
+      target.fillStyle = "#000";
+      target.fillRect(0, 0, width, height);
+      const { data } = target.getImageData(0, 0, width, height),
+        grey = new Uint8ClampedArray(width * height);
+      for (let i = 0; i < grey.length; i += 1) grey[i] = data[4 * i];
+      return greyPng(soft(grey, width, height, state.soften), width, height);
     },
   };
 }

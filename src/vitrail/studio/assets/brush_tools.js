@@ -44,6 +44,7 @@ export function brushTools(paint) {
     update() {
       if (!paint()) return;
       size.put(paint().state.size);
+      soften.put(paint().state.soften);
       eraser.setAttribute("aria-pressed", String(paint().state.erase));
     },
   };

@@ -42,6 +42,19 @@ export const select = (choices, current, set, props = {}) =>
     choices.map(([value, text]) => h("option", { value, selected: value === current }, text)),
   );
 
+/** An `input` or a `textarea` (`tag`) whose value is kept in `record[name]` while it is written. */
+export const remembered = (tag, record, name, props = {}) =>
+  h(tag, {
+    ...props,
+    value: props.value ?? record[name],
+    oninput: (event) => {
+      record[name] = event.target.value;
+    },
+  });
+
+/** A seed by chance. */
+export const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
+
 /** A slider with its value beside it. */
 export function slider(label, { min, max, step = 1, value, id, show = (v) => v, oninput }) {
   const out = h("output", {}, String(show(value)));

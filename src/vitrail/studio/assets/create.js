@@ -1,11 +1,12 @@
 // Create: words on the left, the picture on the right, the latest ones below it.
 import * as api from "./api.js";
-import { chips, labelled, select, setting } from "./controls.js";
+import { chips, labelled, newSeed, select, setting } from "./controls.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
-import { fitted, withSize } from "./fitted.js";
-import { EXAMPLES, lang, t } from "./i18n.js";
+import { fitted, listed, withSize } from "./fitted.js";
+import { EXAMPLES, lang, sentence, t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { jobs, onJob, submit } from "./jobs.js";
+import { onPictures, submit } from "./jobs.js";
+import { missingLoras, withoutLoras } from "./loras.js";
 import { fits, GROUPS } from "./setting_groups.js";
 import { drawsFromWords, modelList } from "./shelf.js";
 import { stage } from "./stage.js";
@@ -21,24 +22,28 @@ function fillForm(settings) {
 
 const PROGRAMS = { a1111: "A1111", comfyui: "ComfyUI", invokeai: "InvokeAI", fooocus: "Fooocus", novelai: "NovelAI" };
 
-const chosen = (models) => models.find((one) => one.name === (values.model ?? "default")) ?? models[0];
+const named = (models, name) => models.find((one) => one.name === name);
+const chosen = (models) => named(models, values.model) ?? named(models, "default") ?? models[0];
 
 /** Put what the server found in a picture into the form, as the model that is to draw it can serve it. */
 export async function fillFrom({ program, settings, notes }) {
-  const models = (await modelList()).filter(drawsFromWords);
+  const shelf = await modelList(),
+    models = shelf.filter(drawsFromWords);
+  const own = program === "vitrail" && models.find((one) => one.name === (settings.model ?? "default"));
   let fit;
-  if (program === "vitrail") {
+  if (own) {
     // Its own settings are possible; the size of a picture that was enlarged or extended may not be.
-    const model = models.find((one) => one.name === (settings.model ?? "default"));
-    fit = model?.sizes?.length ? withSize(settings, model) : { settings, notes: [] };
+    fit = own.sizes?.length ? withSize(settings, own) : { settings, notes: [] };
   } else {
-    // The other program's model is not here, so the one that was chosen stays and has to serve what it can.
-    const model = chosen(models);
-    fit = fitted(settings, model);
+    // The model that drew it is not here, so the one that was chosen stays and has to serve what it can.
+    const { model: gone, ...rest } = settings,
+      model = chosen(models);
+    fit = fitted(rest, model, shelf, { strange: program !== "vitrail" });
+    if (gone && model) fit.notes.unshift(t("modelGone", { name: gone, model: model.name }));
     if (values.model) fit.settings = { ...fit.settings, model: model?.name };
   }
   fillForm(fit.settings);
-  return [...fit.notes, ...notes];
+  return [...fit.notes, ...notes.map(sentence)];
 }
 
 /** Take the settings of a picture file, whichever program made it, into the form; `show()` draws it then. */
@@ -72,37 +77,55 @@ export function createView(main, model) {
       start();
     },
   });
-  const shown = stage({ title: t("emptyStage"), hint: t("emptyStageHint") });
+  const shown = stage({ title: t("emptyStage"), hint: t("emptyStageHint"), mend });
   const strip = latestStrip((id) => shown.showPicture(id));
   fill(main, h("div", { class: "panes work" }, form, h("div", { class: "panes rows" }, shown.element, strip.element)));
 
   const start = () =>
     tried(async () => {
+      if (!values.prompt?.trim()) return toast(t("needPrompt"), { bad: true }); // blanks pass for words in a browser
       const request = {
         kind: "text_to_image",
         ...Object.fromEntries(Object.entries(values).filter(([, value]) => value != null && value !== "")),
       };
       shown.follow(await submit(request));
+      return undefined;
     });
+  // A LoRA that is not here, named in a tag: the picture can be drawn without it.
+  async function mend({ request }) {
+    const names = missingLoras(request, await modelList());
+    if (!names.length) return null;
+    return h(
+      "button",
+      {
+        type: "button",
+        onclick: () => {
+          fillForm(withoutLoras(values, names));
+          redraw();
+          tried(async () => shown.follow(await submit(withoutLoras(request, names))));
+        },
+      },
+      icon("create"),
+      t("withoutLora", { names: listed(names) }),
+    );
+  }
+  let redraw = () => {};
   tried(async () => {
-    const [{ fields, samplers, schedules }, models] = await Promise.all([loadSchema(), modelList()]);
-    drawForm(form, fields, { sampler: samplers, schedule: schedules }, models.filter(drawsFromWords));
+    const [{ fields, samplers, schedules }, shelf] = await Promise.all([loadSchema(), modelList()]);
+    const models = shelf.filter(drawsFromWords),
+      name = values.model;
+    if (name && models.length && chosen(models).name !== name) {
+      // It was removed since, or the address names one that is not here.
+      fillForm({ ...values, model: null });
+      toast(t("modelGone", { name, model: chosen(models).name }));
+    }
+    redraw = () => drawForm(form, fields, { sampler: samplers, schedule: schedules }, models);
+    redraw();
   });
-  // Counted, because a job that ends at once is told by the list alone, without an event for each picture.
-  const counts = new Map([...jobs.values()].map((job) => [job.id, job.pictures.length]));
-  let soon = null;
-  const stop = onJob(({ id, pictures }) => {
-    if ((counts.get(id) ?? 0) >= pictures.length) return;
-    counts.set(id, pictures.length);
-    soon ??= setTimeout(() => {
-      soon = null;
-      strip.refresh();
-    }, 60);
-  });
+  const stop = onPictures(strip.refresh);
   return () => {
     shown.stop();
     stop();
-    clearTimeout(soon);
   };
 }
 
@@ -120,11 +143,15 @@ function drawForm(form, fields, labels, models) {
   const prompt = h("textarea", {
     id: "prompt",
     value: values.prompt ?? "",
-    maxlength: 2000,
     required: true,
     rows: 3,
     placeholder: t("promptPlaceholder"),
-    oninput: (event) => set("prompt", event.target.value),
+    // In the page's language, which need not be the browser's.
+    oninvalid: () => prompt.setCustomValidity(t("needPrompt")),
+    oninput: () => {
+      prompt.setCustomValidity("");
+      set("prompt", prompt.value);
+    },
     onkeydown: (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
         event.preventDefault();
@@ -135,13 +162,13 @@ function drawForm(form, fields, labels, models) {
   const idea = () => {
     const others = EXAMPLES[lang].filter((one) => one !== prompt.value);
     prompt.value = others[Math.floor(Math.random() * others.length)];
-    set("prompt", prompt.value);
+    prompt.dispatchEvent(new Event("input"));
     prompt.focus();
   };
   const file = h("input", {
     type: "file",
     id: "settings-file",
-    class: "skip",
+    class: "unseen",
     accept: "image/png,image/jpeg,image/webp",
     onchange: () => file.files[0] && fillFromPicture(file.files[0], redraw),
   });
@@ -188,6 +215,15 @@ function drawForm(form, fields, labels, models) {
       icon("undo"),
       t("resetAll"),
     ),
+  );
+
+  // A browser says nothing of a value that cannot be, where it lies folded away, and sends nothing either.
+  folded.addEventListener(
+    "invalid",
+    () => {
+      folded.open = true;
+    },
+    true,
   );
 
   fill(
@@ -291,11 +327,17 @@ function seedField(set) {
     inputmode: "numeric",
     value: values.seed ?? "",
     placeholder: t("random"),
-    oninput: () => set("seed", /^\d+$/.test(input.value) ? Number(input.value) : null),
+    oninput: () => take(input.value.trim()),
   });
+  // What is no seed must not draw by chance as if nothing stood there.
+  const take = (text) => {
+    const fine = /^\d*$/.test(text) && Number(text) <= Number.MAX_SAFE_INTEGER;
+    input.setCustomValidity(fine ? "" : t("notSeed", { most: Number.MAX_SAFE_INTEGER }));
+    set("seed", fine && text ? Number(text) : null);
+  };
   const put = (value) => {
     input.value = value ?? "";
-    set("seed", value);
+    take(input.value);
   };
   return h(
     "div",
@@ -312,7 +354,7 @@ function seedField(set) {
           class: "quiet",
           "aria-label": t("dice"),
           title: t("dice"),
-          onclick: () => put(crypto.getRandomValues(new Uint32Array(1))[0]),
+          onclick: () => put(newSeed()),
         },
         icon("dice"),
       ),

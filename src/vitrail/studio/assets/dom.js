@@ -33,6 +33,10 @@ export function svg(tag, props, ...children) {
   return element;
 }
 
+/** The style of a picture that is shown in its shape and no higher than a share (%) of the window. */
+export const withinSight = (width, height, share = 66) =>
+  `width:min(${width}px, ${((share * width) / height).toFixed(2)}vh)`;
+
 export function fill(element, ...children) {
   element.replaceChildren(...flat(children));
   return element;

@@ -15,21 +15,30 @@ import { actions, image } from "./picture.js";
 import { modelList } from "./shelf.js";
 import { stage } from "./stage.js";
 
+const UNTOUCHED = {
+  prompt: "",
+  model: null,
+  n: 1,
+  strength: 0.6,
+  amount: 0.3,
+  scale: 4,
+  expand: { left: 32, right: 32, top: 0, bottom: 0 },
+};
+/**
+ * What lies on the table, kept while the page is open: another view or the other language takes away neither words
+ * nor strokes. A reload leaves the words, and the picture if it is one of the gallery (`id`).
+ */
+let table = null;
+const laid = () => ({ mode: "redraw", form: structuredClone(UNTOUCHED), ...kept.get("table", sessionStorage) });
+
 export function editView(main, id, asked) {
-  const form = {
-    prompt: "",
-    model: null,
-    n: 1,
-    strength: 0.6,
-    amount: 0.3,
-    scale: 4,
-    expand: { left: 32, right: 32, top: 0, bottom: 0 },
-  };
-  let mode = MODES[asked] ? asked : "redraw",
+  table ??= laid();
+  const { form } = table;
+  if (id) table.mode = MODES[asked] ? asked : "redraw";
+  let { mode, blob = null, paint = null } = table,
+    gone = false,
     models = [],
-    blob = null,
-    paint = null,
-    showing = "input",
+    sending = false,
     notice = null, // of the model that is missing, kept while the panel is drawn again
     made = null;
   const panel = h("form", {
@@ -47,31 +56,61 @@ export function editView(main, id, asked) {
     remember: "edited",
     done: (job) => {
       made = job;
-      const reshaped = Object.values(job.request?.expand ?? {}).some(Boolean);
-      show(reshaped || job.pictures.length > 1 || !blob ? "result" : "both");
+      showMade();
     },
+    back: () =>
+      paint &&
+      h(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            shown.release();
+            show("input");
+          },
+        },
+        icon("undo"),
+        t("backToPicture"),
+      ),
   });
+  const store = () => kept.set("table", { mode, form, id: table.id }, sessionStorage);
 
-  const take = (found) =>
+  /** Lay a picture on the table; `from`: its id where it is one of the gallery. */
+  const lay = async (found, from) => {
+    const next = await paintable(found);
+    paint?.stop();
+    [blob, paint] = [found, next];
+    Object.assign(table, { blob, paint, id: from });
+    store();
+    if (!gone) paint.listen(tools.update);
+  };
+  const begin = () => {
+    made = null;
+    shown.release();
+    draw();
+    show("input");
+    scrollTo(0, 0); // on a phone the picture lies there, and the button that took it may not
+  };
+  const take = (found, from = null) =>
     tried(async () => {
-      const next = await paintable(found, { changed: () => tools.update() });
-      paint?.stop();
-      [blob, paint, made] = [found, next, null];
-      kept.set("edited", null, sessionStorage);
-      draw();
-      show("input");
+      await lay(found, from);
+      begin();
     });
-  const pick = () => pickFromGallery(async (picture) => take(await api.fetchBlob(picture.id)));
+  const takeOf = (picture) => tried(async () => take(await api.fetchBlob(picture), picture));
+  const pick = () => pickFromGallery((picture) => takeOf(picture.id));
   const file = h("input", {
     type: "file",
     id: "file",
-    class: "skip",
+    class: "unseen",
     accept: "image/png,image/jpeg,image/webp",
     onchange: () => file.files[0] && take(file.files[0]),
   });
 
+  const showMade = () => {
+    const reshaped = Object.values(made.request?.expand ?? {}).some(Boolean);
+    show(reshaped || made.pictures.length > 1 || !blob ? "result" : "both");
+  };
   const show = (what) => {
-    showing = what;
     const result = made?.pictures[0];
     fill(
       tabs,
@@ -95,6 +134,7 @@ export function editView(main, id, asked) {
       comparison(
         { src: URL.createObjectURL(blob), label: t("before") },
         { src: api.file(result.id), label: t("after") },
+        { cut: MODES[mode].brush ? paint.middle() : 0.5 }, // what was painted over is seen on both sides
       );
     if (what === "input" || !result) fill(place, paint ? paint.element : null);
     else if (what === "both" && blob) fill(place, before());
@@ -112,30 +152,45 @@ export function editView(main, id, asked) {
           { class: "row" },
           h(
             "button",
-            { type: "button", onclick: () => tried(async () => take(await api.fetchBlob(result.id))) },
+            { type: "button", onclick: () => takeOf(result.id) },
             icon("input"),
             t("goOnWith"),
           ),
         ),
-        actions(result, { input: false }),
+        actions({ ...result, kind: made.kind }, { input: false }),
       );
     }
     fill(shown.element, h("div", { class: "result-of" }, tabs, place));
   };
 
   const tools = brushTools(() => paint);
+  let go = null;
+  /** What the button says: a large picture takes a while to be sent. */
+  const tell = (words) => {
+    go.lastChild.textContent = t(words);
+    go.setAttribute("aria-busy", String(words !== "run"));
+  };
   const start = () =>
     tried(async () => {
+      store();
       if (!blob) return toast(t("needPicture"), { bad: true });
       const { brush: brushed } = MODES[mode],
         painted = brushed && paint.painted();
       if (brushed && mode !== "redraw" && !painted) return toast(t("paintFirst"), { bad: true });
       if (mode === "outpaint" && !Object.values(form.expand).some(Boolean))
         return toast(t("extendFirst"), { bad: true });
-      const picture = await api.fileRef(blob, blob.name ?? "picture.png");
-      const mask = painted ? await api.fileRef(await paint.mask(), "mask.png") : null;
-      made = null;
-      shown.follow(await submit(requestOf(mode, form, picture, mask)));
+      if (sending) return undefined; // a second press while a large picture is on its way
+      sending = true;
+      tell("sendingPicture");
+      try {
+        const picture = await api.fileRef(blob, blob.name ?? "picture.png");
+        const mask = painted ? await api.fileRef(await paint.mask(), "mask.png") : null;
+        made = null;
+        shown.follow(await submit(requestOf(mode, form, picture, mask)));
+      } finally {
+        sending = false;
+        tell("run");
+      }
       return undefined;
     });
 
@@ -154,6 +209,8 @@ export function editView(main, id, asked) {
       notice = lacking ? { name: lacking.name, ...missing(lacking, look) } : null;
     }
     paint?.set({ on: Boolean(brushed) });
+    go = h("button", { class: "main", id: "go", disabled: Boolean(lacking) }, icon(MODES[mode].icon), h("span"));
+    tell(sending ? "sendingPicture" : "run");
     fill(
       panel,
       h(
@@ -179,7 +236,8 @@ export function editView(main, id, asked) {
                 value: name,
                 checked: name === mode,
                 onchange: () => {
-                  mode = name;
+                  table.mode = mode = name;
+                  store();
                   draw();
                 },
               }),
@@ -199,6 +257,7 @@ export function editView(main, id, asked) {
                 placeholder: t("promptPlaceholder"),
                 oninput: (event) => {
                   form.prompt = event.target.value;
+                  store();
                 },
                 onkeydown: (event) => {
                   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
@@ -252,7 +311,7 @@ export function editView(main, id, asked) {
       h(
         "div",
         { class: "foot" },
-        h("button", { class: "main", id: "go", disabled: Boolean(lacking) }, icon(MODES[mode].icon), t("run")),
+        go,
       ),
     );
     tools.update();
@@ -270,10 +329,28 @@ export function editView(main, id, asked) {
   };
   main.addEventListener("picture-dropped", dropped);
   fill(main, h("div", { class: "panes work" }, panel, shown.element));
+  paint?.listen(tools.update);
   draw();
   look();
-  if (id) tried(async () => take(await api.fetchBlob(id)));
+  // The address says what to begin with; once that lies there, it has begun.
+  const begun = () => gone || history.replaceState(null, "", "#edit");
+  if (id && !(paint && table.id === id)) takeOf(id).then(begun);
+  else if (id) {
+    begin();
+    begun();
+  } else if (paint && !shown.follows()) show("input");
+  else if (!paint && table.id)
+    tried(async () => {
+      const from = table.id;
+      table.id = null; // said once, if it is gone
+      await lay(await api.fetchBlob(from), from);
+      draw();
+      if (made) showMade();
+      else if (!shown.follows()) show("input");
+    });
   return () => {
+    gone = true;
+    store();
     notice?.stop();
     paint?.stop();
     shown.stop();

@@ -20,7 +20,8 @@ export const MODES = {
     icon: "eraser",
     brush: true,
     needs: "migan",
-    models: (model) => model.here && (model.kind === "migan" || model.foreign),
+    // Of other programs' files a checkpoint repairs, and nothing that is added to one.
+    models: (model) => model.here && (model.kind === "migan" || (model.foreign && model.draws)),
   },
 };
 

@@ -1,6 +1,6 @@
 // Evaluation: start one, read the reports, put their figures side by side.
 import * as api from "./api.js";
-import { chips, labelled, select } from "./controls.js";
+import { chips, labelled, remembered, select } from "./controls.js";
 import { short } from "./curves.js";
 import { fill, h, toast, tried } from "./dom.js";
 import { evaluationOnItsWay } from "./evaluate_run.js";
@@ -216,13 +216,25 @@ function freeName(text, reports) {
   return name;
 }
 
+/** The new evaluation as far as it is filled in, kept while the page is open; `prompts` null: the page's examples. */
+const form = { what: "model", model: "default", seeds: 2, prompts: null, folder: "", against: "", limit: 500 };
+
 function newEvaluation(body, reports) {
-  const form = { what: "model", model: "default", seeds: 2 };
   const fields = h("div", { class: "stack" });
-  const prompts = h("textarea", { id: "prompts", rows: 6, value: EXAMPLES[lang].join("\n") });
-  const folder = folderPicker(t("folderToJudge")),
-    against = h("input", { id: "against", placeholder: "emoji" });
-  const limit = h("input", { id: "limit", type: "number", min: 2, max: 100000, value: 500 });
+  const prompts = remembered("textarea", form, "prompts", {
+    id: "prompts",
+    rows: 6,
+    value: form.prompts ?? EXAMPLES[lang].join("\n"),
+  });
+  const folder = folderPicker(
+      t("folderToJudge"),
+      () => {
+        form.folder = folder.value();
+      },
+      form.folder,
+    ),
+    against = remembered("input", form, "against", { id: "against", placeholder: "emoji" });
+  const limit = remembered("input", form, "limit", { id: "limit", type: "number", min: 2, max: 100000 });
   let models = [];
   const start = () =>
     tried(async () => {

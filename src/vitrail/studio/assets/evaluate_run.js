@@ -3,7 +3,7 @@ import { fill, h, tried } from "./dom.js";
 import { progress } from "./glass.js";
 import { span, t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { cancel, ended, jobs } from "./jobs.js";
+import { cancel, ended, jobs, stuck, waitingFor } from "./jobs.js";
 import { logBox } from "./log.js";
 
 /** The panel of one job; `update(event)` brings it to what the queue knows now. */
@@ -21,6 +21,7 @@ export function evaluationOnItsWay(id) {
       state,
       bar,
       job.error ? h("p", { class: "bad" }, job.error.message) : null,
+      stuck(job) ? h("p", { class: "note" }, t("noWorker")) : null,
       ended(job)
         ? null
         : h(
@@ -40,7 +41,7 @@ export function evaluationOnItsWay(id) {
     update(event = null) {
       const job = jobs.get(id);
       if (!job) return;
-      const now = JSON.stringify([job.state, job.error, job.steps > 0]);
+      const now = JSON.stringify([job.state, job.error, job.steps > 0, stuck(job)]);
       if (now !== shape) {
         shape = now;
         drawHead(job);
@@ -50,7 +51,7 @@ export function evaluationOnItsWay(id) {
         bar.value = job.step;
       }
       state.textContent = [
-        t(job.state === "running" ? "measuring" : job.state),
+        job.state === "queued" ? waitingFor(job.position) : t(job.state === "running" ? "measuring" : job.state),
         !ended(job) && job.eta != null && t("left", { time: span(job.eta) }),
       ]
         .filter(Boolean)

@@ -1,19 +1,29 @@
 // Models on their way here: how far they are, and a notice that fetches one where it is missed.
 import * as api from "./api.js";
 import { fill, h } from "./dom.js";
-import { lang, size, t } from "./i18n.js";
+import { lang, size, span, t } from "./i18n.js";
 import { icon } from "./icons.js";
 import { forgetModels } from "./shelf.js";
 
 export const POLL_MS = 1200;
 
+/** What is known of how far a model is: bytes where they are counted, else since when it comes. */
+function far({ done, total, seconds }) {
+  if (done != null) return t("fetching", { done: size(done), all: size(total) });
+  return seconds == null ? t("fetchingNext", { all: size(total) }) : t("fetchingFor", { all: size(total), time: span(seconds) });
+}
+
 /** How much of a model is here, while it is fetched. */
-export const pulled = ({ name, fetching: { done, total } }) =>
+export const pulled = ({ name, fetching }) =>
   h(
     "div",
     { style: "flex:1" },
-    h("progress", { max: total || 1, ...(done && { value: done }), "aria-label": name }),
-    h("small", {}, t("fetching", { done: size(done), all: size(total) })),
+    h("progress", {
+      max: fetching.total || 1,
+      ...(fetching.done && { value: fetching.done }),
+      "aria-label": name,
+    }),
+    h("small", {}, far(fetching)),
   );
 
 /** Why a model did not arrive; the server keeps it in English, here it comes into the reader's language. */
@@ -47,7 +57,7 @@ export function missing(model, arrived) {
             `${t("fetch")} (${size(model.size)})`,
           ),
       error ? pullError(error) : null,
-      h("small", {}, `${t("licence")}: ${model.licence} · `, h("a", { href: `#models/${model.name}` }, t("toModels"))),
+      h("small", {}, `${t("licence")}${lang === "zh" ? "：" : ": "}${model.licence} · `, h("a", { href: `#models/${model.name}` }, t("toModels"))),
     );
   const look = async () => {
     const now = (await api.models()).find((one) => one.name === model.name);
@@ -63,7 +73,7 @@ export function missing(model, arrived) {
   // What goes wrong stands beside the button that can be pressed again.
   const told = (work) => work().catch((error) => over || draw({ ...model, fetching: null }, error.message));
   function start() {
-    draw({ ...model, fetching: { running: true, done: 0, total: model.size } });
+    draw({ ...model, fetching: { running: true, total: model.size, seconds: 0 } });
     told(async () => {
       await api.pullModel(model.name);
       await look();

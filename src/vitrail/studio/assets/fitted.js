@@ -1,22 +1,14 @@
 // Settings of other programs, made to fit the model that is to draw: what it cannot serve is left out, and said so.
 import { fieldName, lang, t } from "./i18n.js";
+import { lorasOf, missingLoras, withoutLoras } from "./loras.js";
 
-const listed = (names) => names.join(lang === "zh" ? "、" : ", ");
+export const listed = (names) => names.join(lang === "zh" ? "、" : ", ");
 const times = (width, height) => `${width} × ${height}`;
 /** Diffusion models share their settings with A1111 and its kin; to others only words and chance mean the same. */
 const SHARED = new Set(["prompt", "negative_prompt", "seed", "width", "height", "n"]);
 const diffuses = (model) => model.foreign === true || model.kind === "shell_dit";
-const TAG = /\s*<(?:lora|lyco|hypernet):([^<>:]*)[^<>]*>/gi;
 /** Sides of a latent's pixel, which every checkpoint draws whole. */
 const STEP = 8;
-
-/** Words without the tags of add-ons, and the names that stood in them. */
-function withoutTags(words) {
-  const names = [...words.matchAll(TAG)].map(([, name]) => name.trim());
-  if (!names.length) return { words, names };
-  const rest = words.replace(TAG, "").replace(/,(\s*,)+/g, ",");
-  return { words: rest.replace(/^[\s,]+|[\s,]+$/g, ""), names };
-}
 
 /** The size that the model has and that is nearest to the one asked for; null where it must be the usual one. */
 function nearestSize(model, width, height) {
@@ -40,25 +32,29 @@ export function withSize(settings, model) {
   };
 }
 
-/** What another program's picture says, as the chosen model can serve it: `{ settings, notes }`. */
-export function fitted(settings, model) {
+/**
+ * What a picture of another program, or of a model that is gone, says, as the chosen model can serve it:
+ * `{ settings, notes }`. `models` are those of this machine; `strange`: it is of another program.
+ */
+export function fitted(settings, model, models, { strange = false } = {}) {
   if (!model) return { settings, notes: [] };
   const sized = withSize(settings, model),
     notes = sized.notes;
   let taken = sized.settings;
-  if (!model.foreign) {
-    const prompt = withoutTags(taken.prompt ?? ""),
-      negative = withoutTags(taken.negative_prompt ?? "");
-    const names = [...new Set([...prompt.names, ...negative.names])];
-    if (names.length) {
-      taken = { ...taken, prompt: prompt.words, negative_prompt: negative.words || null };
-      notes.push(t("noLora", { model: model.name, names: listed(names) }));
-    }
+  const lost = model.foreign ? missingLoras(taken, models) : lorasOf(taken);
+  if (lost.length) {
+    taken = withoutLoras(taken, lost);
+    notes.push(t(model.foreign ? "loraGone" : "noLora", { model: model.name, names: listed(lost) }));
   }
   if (!diffuses(model)) {
-    const strange = Object.keys(taken).filter((name) => !SHARED.has(name));
+    const useless = Object.keys(taken).filter((name) => !SHARED.has(name));
     taken = Object.fromEntries(Object.entries(taken).filter(([name]) => SHARED.has(name)));
-    if (strange.length) notes.push(t("noUse", { model: model.name, names: listed(strange.map(fieldName)) }));
+    if (useless.length) notes.push(t("noUse", { model: model.name, names: listed(useless.map(fieldName)) }));
+  } else if (strange && !model.foreign && taken.cfg_scale != null) {
+    // What Stable Diffusion takes for usual, 7, leaves nothing but specks of a picture that is drawn on pixels.
+    const { cfg_scale: value, ...rest } = taken;
+    taken = rest;
+    notes.push(t("ownGuidance", { model: model.name, value }));
   }
   return { settings: taken, notes };
 }

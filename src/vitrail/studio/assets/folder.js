@@ -16,10 +16,14 @@ export const plainName = (text) =>
     .slice(0, 56)
     .replace(/[-._]+$/, "") || "pictures";
 
-/** A control whose `value()` is a path or an upload's id; `changed()` is called when another one is chosen. */
-export function folderPicker(label, changed = () => {}) {
+/**
+ * A control whose `value()` is a path or an upload's id; it begins with `given`, and `changed()` is called when another
+ * one is chosen.
+ */
+export function folderPicker(label, changed = () => {}, given = "") {
   const path = h("input", {
     id: "folder",
+    value: given,
     placeholder: "/home/me/pictures",
     oninput: () => {
       uploaded.value = "";
@@ -38,7 +42,7 @@ export function folderPicker(label, changed = () => {}) {
   const input = h("input", {
     type: "file",
     id: "folder-files",
-    class: "skip",
+    class: "unseen",
     multiple: true,
     webkitdirectory: "",
     onchange: () => tried(send),
@@ -53,6 +57,7 @@ export function folderPicker(label, changed = () => {}) {
       h("option", { value: "" }, t("noUpload")),
       folders.map((one) => h("option", { value: one.id }, t("uploadOf", { name: one.name, n: one.pictures }))),
     );
+    if (folders.some((one) => one.id === path.value)) [uploaded.value, path.value] = [path.value, ""];
     uploaded.hidden = folders.length === 0;
     where.textContent =
       roots == null ? t("pathHere") : roots.length ? t("pathBelow", { roots: roots.join(", ") }) : t("pathNone");

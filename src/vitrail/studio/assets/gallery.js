@@ -6,7 +6,7 @@ import { dialog, fill, h, toast, tried } from "./dom.js";
 import { rose } from "./glass.js";
 import { kindName, t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { onJob } from "./jobs.js";
+import { onPictures } from "./jobs.js";
 import { detail, isGoing } from "./picture.js";
 import { modelList } from "./shelf.js";
 
@@ -48,14 +48,23 @@ function wall(pick, filters) {
           h("p", {}, t("noneHint")),
           h("a", { class: "button main", href: "#create" }, t("toCreate")),
         );
+  // What was there stays until then, so that nothing flashes, and keeps the focus that it has.
+  const begin = (found) => {
+    const focused = tiles.contains(document.activeElement) && document.activeElement.dataset.picture;
+    tiles.replaceChildren(...found);
+    if (focused) found.find((one) => one.dataset.picture === focused)?.focus({ preventScroll: true });
+  };
   const load = async () => {
     if (busy) return;
     busy = true;
     const mine = turn;
     await tried(async () => {
-      const page = await api.pictures({ limit: PAGE, ...filters(), ...(next && { before: next }) });
+      const first = !next,
+        page = await api.pictures({ limit: PAGE, ...filters(), ...(next && { before: next }) });
       if (mine !== turn) return;
-      tiles.append(...page.pictures.filter((picture) => !isGoing(picture.id)).map(tile));
+      const more = page.pictures.filter((picture) => !isGoing(picture.id)).map(tile);
+      if (first) begin(more);
+      else tiles.append(...more);
       next = page.next;
       fill(
         tail,
@@ -68,8 +77,6 @@ function wall(pick, filters) {
   const restart = () => {
     turn += 1;
     next = null;
-    tiles.replaceChildren();
-    tail.replaceChildren();
     load();
   };
   const watch = new IntersectionObserver(
@@ -125,15 +132,24 @@ export function galleryView(main) {
       icon(name),
       label,
     );
+  // What is to be picked is said until it is done.
+  let unsay = () => {};
+  const say = (words) => {
+    unsay();
+    unsay = toast(t(words));
+  };
   const shown = wall((picture, tile) => {
     if (!picked)
       return detail(picture.id, {
         siblings: [...shown.tiles.children].map((one) => one.dataset.picture),
         changed: shown.restart,
+        // Its tile may be another element by now, or another picture's.
+        closed: (id) => [...shown.tiles.children].find((one) => one.dataset.picture === id)?.focus(),
       });
     tile.setAttribute("aria-pressed", "true");
     picked.push(picture);
-    if (picked.length === 1) return toast(t("pickSecond"));
+    if (picked.length === 1) return say("pickSecond");
+    unsay();
     const [a, b] = picked;
     picked = [];
     for (const other of shown.tiles.children) other.removeAttribute("aria-pressed");
@@ -181,17 +197,19 @@ export function galleryView(main) {
       }),
       toggle("compare", t("compare"), () => {
         picked = picked ? null : [];
-        if (picked) toast(t("pickTwo"));
+        if (picked) say("pickTwo");
+        else unsay();
         return Boolean(picked);
       }),
     ),
     shown.element,
   );
   shown.restart();
-  const stop = onJob((job, event) => {
-    if (event?.type === "picture" && !Object.keys(filters()).length && scrollY < 200) shown.restart();
+  const stop = onPictures(() => {
+    if (!Object.keys(filters()).length && !picked?.length && scrollY < 200) shown.restart();
   });
   return () => {
+    unsay();
     shown.stop();
     stop();
   };

@@ -27,6 +27,10 @@ export const kindName = (kind) => (ALL[`kind_${kind}`] ? t(`kind_${kind}`) : kin
 /** What a setting is called; one without a row goes by its own name. */
 export const fieldName = (name) => (FIELDS[name] ? inLang(FIELDS[name]) : name.replaceAll("_", " "));
 
+/** A line of the server as a sentence among others. */
+export const sentence = (line) =>
+  line.charAt(0).toUpperCase() + line.slice(1) + (/[.!?。！？]$/.test(line) ? "" : lang === "zh" ? "。" : ".");
+
 /** A time span for people, from seconds. */
 export function span(seconds) {
   if (seconds == null || !Number.isFinite(seconds)) return "";

@@ -4,7 +4,7 @@
 import * as api from "./api.js";
 import { kindName, lang, t } from "./i18n.js";
 
-const POLL_SECONDS = { busy: 1.5, idle: 6 };
+const POLL_SECONDS = { busy: 1.5, idle: 6, lost: 2 };
 const RETRY_MS = [200, 400, 800, 1500];
 const MOST_STREAMS = 3;
 
@@ -14,11 +14,18 @@ const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 const inChinese = new Map();
 const streams = new Map(); // job's id -> what ends its stream
 let timer = null;
+/** Whether jobs wait and no worker is there, nor kept by the server, that would take them. */
+export let unattended = false;
 
 export const ended = (job) => ENDED.has(job.state);
 export const waiting = () =>
   [...jobs.values()].filter((job) => job.state === "queued").sort((a, b) => (a.position ?? 0) - (b.position ?? 0));
 export const running = () => [...jobs.values()].filter((job) => job.state === "running");
+
+/** How a job waits, in words; `before`: how many are to be done first. */
+export const waitingFor = (before) => (before ? t("queuedAt", { n: before }) : t("queued"));
+/** Whether a job waits for a worker that nobody started. */
+export const stuck = (job) => unattended && job.state === "queued";
 
 /** What is done to a picture, by the name of its button. */
 const EDITS = { edit: "redraw", vary: "variations", upscale: "enlarge", repair: "repair" };
@@ -43,6 +50,29 @@ export function onJob(listener) {
   const relay = ({ detail }) => listener(detail.job, detail.event);
   bus.addEventListener("job", relay);
   return () => bus.removeEventListener("job", relay);
+}
+/** Call `listener()` soon after jobs have more pictures. */
+export function onPictures(listener) {
+  // Counted, because a job that ends at once is told by the list alone, without an event for each picture.
+  const counts = new Map([...jobs.values()].map((job) => [job.id, job.pictures.length]));
+  let soon = null;
+  const stop = onJob(({ id, pictures }) => {
+    if ((counts.get(id) ?? 0) >= pictures.length) return;
+    counts.set(id, pictures.length);
+    soon ??= setTimeout(() => {
+      soon = null;
+      listener();
+    }, 60);
+  });
+  return () => {
+    stop();
+    clearTimeout(soon);
+  };
+}
+/** Call `listener()` when `unattended` has changed. */
+export function onAttended(listener) {
+  bus.addEventListener("attended", listener);
+  return () => bus.removeEventListener("attended", listener);
 }
 /** Call `listener(true or false)` when the server is reached again or no longer. */
 export function onConnection(listener) {
@@ -75,6 +105,7 @@ function take(asTold, event = null) {
 /** Ask for the list; streams and the next question follow from it. */
 export async function refresh() {
   clearTimeout(timer);
+  let lost = false;
   try {
     const found = await api.jobs();
     bus.dispatchEvent(new CustomEvent("connection", { detail: true }));
@@ -84,11 +115,22 @@ export async function refresh() {
     for (const job of [...jobs.values()].filter((one) => !ended(one) && !listed.has(one.id)))
       take(await api.job(job.id));
     listen();
+    await attend();
   } catch (error) {
-    if (error.offline) bus.dispatchEvent(new CustomEvent("connection", { detail: false }));
+    lost = error.offline;
+    if (lost) bus.dispatchEvent(new CustomEvent("connection", { detail: false }));
   }
   const busy = [...jobs.values()].some((job) => !ended(job));
-  if (!document.hidden) timer = setTimeout(refresh, 1000 * POLL_SECONDS[busy ? "busy" : "idle"]);
+  if (!document.hidden) timer = setTimeout(refresh, 1000 * POLL_SECONDS[busy ? "busy" : lost ? "lost" : "idle"]);
+}
+
+async function attend() {
+  const before = unattended;
+  const { living, kept } = waiting().length && !running().length ? await api.workers() : {};
+  unattended = living === 0 && kept === 0;
+  if (before === unattended) return;
+  bus.dispatchEvent(new Event("attended"));
+  for (const job of waiting()) told(job);
 }
 
 function listen() {

@@ -1,4 +1,5 @@
 // The frame of the page: where one is, language, light, the queue, and what every page can do.
+import { opening } from "./api.js";
 import { codebookView } from "./codebook.js";
 import { createView, fillFromPicture } from "./create.js";
 import { dialog, fill, h, kept } from "./dom.js";
@@ -37,6 +38,7 @@ const ON_A_PHONE = ["create", "edit", "gallery"];
 
 let leave = () => {};
 let leaveQueue = () => {};
+let here = null;
 
 const dark = () =>
   (document.documentElement.dataset.theme ??
@@ -105,6 +107,8 @@ function show() {
   leaveQueue();
   const [name, ...rest] = location.hash.slice(1).split("/");
   const view = VIEWS[name] ? name : "create";
+  if (here && here !== view) scrollTo(0, 0); // a page begins at its top, wherever the one before it was left
+  here = view;
   document.documentElement.lang = lang === "zh" ? "zh-CN" : "en";
   document.title = `${t(view)} · vitrail`;
   document.querySelector("dialog[open]")?.close();
@@ -172,7 +176,13 @@ function show() {
       ),
     ),
   );
-  leave = VIEWS[view](main, ...rest.map(decodeURIComponent)) ?? (() => {});
+  opening.failed = false;
+  opening.now = true;
+  try {
+    leave = VIEWS[view](main, ...rest.map(decodeURIComponent)) ?? (() => {});
+  } finally {
+    opening.now = false;
+  }
 }
 
 // A picture dropped anywhere fills the form, whichever program made it; Edit takes it as its input instead.
@@ -201,6 +211,7 @@ document.body.append(banner);
 onConnection((reached) => {
   banner.textContent = t("lost");
   banner.hidden = reached;
+  if (reached && opening.failed) show(); // opened while nobody answered, it is still empty
 });
 
 const theme = kept.get("theme");

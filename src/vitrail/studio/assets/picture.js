@@ -1,22 +1,26 @@
 // What can be done with a picture, wherever it is shown, and the page of one picture.
 import * as api from "./api.js";
 import { fillFrom } from "./create.js";
-import { dialog, fill, h, toast, tried } from "./dom.js";
+import { dialog, fill, h, toast, tried, withinSight } from "./dom.js";
 import { fieldName, kindName, t, when } from "./i18n.js";
 import { icon } from "./icons.js";
 import { singleKeys } from "./keys.js";
+import { fillWalk } from "./walk.js";
 
 /** A picture at a whole number of times its size, so that small ones stay crisp. */
 export function image(picture, { most = 512 } = {}) {
   const longest = Math.max(picture.width || 128, picture.height || 128);
   // Four times a small picture shows its softness more than itself.
   const times = Math.max(1, Math.min(3, Math.floor(most / longest)));
+  const width = (picture.width || 128) * times,
+    height = (picture.height || 128) * times;
   const element = h("img", {
     class: "result",
     src: api.file(picture.id),
     alt: picture.prompt || t("notNamed"),
-    width: (picture.width || 128) * times,
-    height: (picture.height || 128) * times,
+    width,
+    height,
+    style: withinSight(width, height),
   });
   return h("div", { class: "frame" }, element);
 }
@@ -61,6 +65,15 @@ addEventListener("pagehide", () => {
   for (const now of removals.values()) now();
 });
 
+/** Work whose settings are those of Walk: several words instead of one prompt. */
+const WALKED = new Set(["walk", "animation"]);
+/** The words of a picture, all of them where it lies on the way between several. */
+const wordsOf = ({ prompt, record }) =>
+  prompt || record?.request?.stops?.map((stop) => stop.prompt).filter(Boolean).join(" → ") || t("notNamed");
+
+/** Work that takes a picture alone: there are no words and no chance in it to draw with again. */
+const WORDLESS = new Set(["upscale", "repair", "reconstruct", "decode"]);
+
 export function actions(picture, { how = true, input = true, changed = () => {} } = {}) {
   const button = (name, label, work) =>
     h("button", { type: "button", onclick: () => tried(work) }, icon(name), h("span", {}, label));
@@ -88,11 +101,19 @@ export function actions(picture, { how = true, input = true, changed = () => {} 
     button("vary", t("vary"), () => leave(`edit/${picture.id}/variations`)),
     input ? button("input", t("useInput"), () => leave(`edit/${picture.id}`)) : null,
     button("enlarge", t("enlarge"), () => leave(`edit/${picture.id}/enlarge`)),
-    button("reuse", t("reuse"), async () => {
-      const notes = await fillFrom(await api.settingsOf(await api.fetchBlob(picture.id)));
-      leave("create");
-      toast([t("filledOwn"), ...notes].join(" "), { seconds: 5 + 2 * notes.length });
-    }),
+    WORDLESS.has(picture.kind)
+      ? null
+      : button("reuse", t("reuse"), async () => {
+          if (WALKED.has(picture.kind)) {
+            const { record } = picture.record ? picture : await api.picture(picture.id);
+            fillWalk(record.request);
+            leave("walk");
+            return toast(t("filledOwn"));
+          }
+          const notes = await fillFrom(await api.settingsOf(await api.fetchBlob(picture.id)));
+          leave("create");
+          return toast([t("filledOwn"), ...notes].join(" "), { seconds: 5 + 2 * notes.length });
+        }),
     how ? button("info", t("how"), () => detail(picture.id)) : null,
     h(
       "a",
@@ -123,7 +144,7 @@ function facts(picture) {
     request = record?.request ?? {};
   const rows = [
     [t("model"), picture.model],
-    [t("seed"), picture.seed],
+    [t("seed"), WORDLESS.has(picture.kind) ? null : picture.seed],
     [fieldName("size"), picture.width ? `${picture.width} × ${picture.height}` : null],
     ...SHOWN.map((name) => [fieldName(name), request[name]]),
     [t("understood"), record?.understood_as],
@@ -141,8 +162,11 @@ function facts(picture) {
   );
 }
 
-/** The page of one picture; with `siblings` (ids) the arrow keys go through them. */
-export const detail = (id, { siblings = [id], changed = () => {} } = {}) =>
+/**
+ * The page of one picture; with `siblings` (ids) the arrow keys go through them. `closed` is told which one was shown
+ * last.
+ */
+export const detail = (id, { siblings = [id], changed = () => {}, closed = () => {} } = {}) =>
   tried(async () => {
     let here = siblings.indexOf(id);
     const body = h("div", { class: "detail" });
@@ -172,7 +196,7 @@ export const detail = (id, { siblings = [id], changed = () => {} } = {}) =>
         h(
           "div",
           { class: "detail-text" },
-          h("p", { class: "words" }, picture.prompt || t("notNamed")),
+          h("p", { class: "words" }, wordsOf(picture)),
           h(
             "small",
             {},
@@ -222,7 +246,14 @@ export const detail = (id, { siblings = [id], changed = () => {} } = {}) =>
     await draw();
     const open = dialog(
       t("how"),
-      { close: t("close"), wide: true, onclose: () => removeEventListener("keydown", keys) },
+      {
+        close: t("close"),
+        wide: true,
+        onclose: () => {
+          removeEventListener("keydown", keys);
+          closed(siblings[here]);
+        },
+      },
       body,
     );
     addEventListener("keydown", keys);

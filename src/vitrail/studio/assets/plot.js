@@ -1,6 +1,6 @@
 // Compare settings: a picture for every combination of two settings, the seed the same in all of them.
 import * as api from "./api.js";
-import { labelled, select } from "./controls.js";
+import { labelled, newSeed, select } from "./controls.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
 import { rose } from "./glass.js";
 import { EXAMPLES, fieldName, lang, t } from "./i18n.js";
@@ -56,7 +56,8 @@ export function plotView(main) {
   };
   const store = () => kept.set("plot", now);
   const out = h("section", { class: "pane plot-out" });
-  let cells = new Map();
+  let cells = new Map(),
+    sending = false;
 
   const axis = (which, label) => {
     const values = h("input", {
@@ -109,28 +110,40 @@ export function plotView(main) {
 
   const start = () =>
     tried(async () => {
+      if (!now.prompt.trim()) return toast(t("needPrompt"), { bad: true });
       const across = valuesOf(now.x),
         down = valuesOf(now.y);
       if (!across.length || !down.length) return toast(t("needValues"), { bad: true });
       if (across.length * down.length > MOST)
         return toast(t("tooMany", { n: across.length * down.length, most: MOST }), { bad: true });
-      const seed = crypto.getRandomValues(new Uint32Array(1))[0];
-      now.made = { x: now.x.axis, y: now.y.axis, across, down, ids: [], prompt: now.prompt };
-      for (const b of down) {
-        for (const a of across) {
-          const job = await submit(
-            requestAt(now.prompt, seed, now.model, [
-              { axis: now.x.axis, value: a, first: across[0] },
-              { axis: now.y.axis, value: b, first: down[0] },
-            ]),
-          );
-          now.made.ids.push(job.id);
-          store();
-          draw();
-        }
+      if (sending) return undefined; // a second press while the cells of the first are asked for
+      sending = true;
+      try {
+        await askFor(across, down);
+      } finally {
+        sending = false;
       }
       return undefined;
     });
+  const askFor = async (across, down) => {
+    const { prompt: words, model, x, y } = structuredClone(now); // it may be written on meanwhile
+    const seed = newSeed();
+    const made = { x: x.axis, y: y.axis, across, down, ids: [], prompt: words };
+    for (const b of down) {
+      for (const a of across) {
+        const job = await submit(
+          requestAt(words, seed, model, [
+            { axis: x.axis, value: a, first: across[0] },
+            { axis: y.axis, value: b, first: down[0] },
+          ]),
+        );
+        made.ids.push(job.id);
+        now.made = made; // the grid before it stays until the server takes this one
+        store();
+        draw();
+      }
+    }
+  };
 
   const drawCell = (job) => {
     const cell = cells.get(job.id);
@@ -184,7 +197,7 @@ export function plotView(main) {
                 class: "cancel",
                 onclick: () =>
                   tried(async () => {
-                    for (const id of made.ids) if (!ended(jobs.get(id))) await cancel(id);
+                    for (const id of made.ids) if (jobs.has(id) && !ended(jobs.get(id))) await cancel(id);
                   }),
               },
               t("cancelAll"),

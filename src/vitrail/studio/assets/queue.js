@@ -4,19 +4,19 @@ import { fill, h, tried } from "./dom.js";
 import { progress } from "./glass.js";
 import { lang, span, t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { cancel, ended, jobs, move, onJob, running, titleOf, waiting } from "./jobs.js";
+import { cancel, ended, jobs, move, onAttended, onJob, running, titleOf, unattended, waiting, waitingFor } from "./jobs.js";
 import { detail } from "./picture.js";
 
 const PAST = 6;
 const LONG = { train: "train", evaluate: "evaluate" };
 
 function state(job, before) {
-  if (job.state === "queued") return before ? t("queuedAt", { n: before }) : t("queued");
+  if (job.state === "queued") return waitingFor(before);
   if (job.state === "cancelled" && job.kind === "train") return t("run_stopped"); // it can go on
   if (job.state !== "running") return t(job.state);
   return [
-    t(LONG[job.kind] ? "working" : "running"),
-    job.eta != null && t("left", { time: span(job.eta) }),
+    // One of the two: beside the menu there is no room for both, and a bar under it shows that it runs.
+    job.eta != null ? t("left", { time: span(job.eta) }) : t(LONG[job.kind] ? "working" : "running"),
     job.attempts > 1 && t("retried"),
   ]
     .filter(Boolean)
@@ -111,6 +111,7 @@ export function queuePanel() {
   const list = h("ol", { class: "jobs" }),
     drawn = new Map(); // job's id -> its row and the shape that it has
   const count = h("b", { class: "count", hidden: true });
+  const alone = h("p", { class: "note", role: "status", hidden: true });
   const heading = h("b", { class: "count", hidden: true });
   const element = h(
     "section",
@@ -130,6 +131,7 @@ export function queuePanel() {
         icon("close"),
       ),
     ),
+    alone,
     list,
   );
   let asked = false;
@@ -156,17 +158,20 @@ export function queuePanel() {
     else if (rows.length !== list.children.length || rows.some((one, i) => one !== list.children[i])) fill(list, rows);
     if (focused && !document.activeElement?.closest?.("#queue"))
       drawn.get(focused)?.element.querySelector(".do button, .what:enabled")?.focus();
+    alone.hidden = !unattended;
+    alone.textContent = unattended ? t("noWorker") : "";
     for (const badge of [count, heading]) {
       badge.hidden = busy === 0;
       badge.textContent = busy;
     }
   };
   draw();
-  const stop = onJob(() => {
+  const soon = () => {
     if (!asked) {
       asked = true;
       requestAnimationFrame(draw);
     }
-  });
-  return { element, count, stop, openOnPhone: () => element.classList.toggle("open") };
+  };
+  const stops = [onJob(soon), onAttended(soon)];
+  return { element, count, stop: () => stops.forEach((stop) => stop()), openOnPhone: () => element.classList.toggle("open") };
 }

@@ -1,11 +1,11 @@
 // Blind rating: two pictures of the same words, from whom stays hidden; and what all answers together say.
 import * as api from "./api.js";
-import { labelled, select } from "./controls.js";
+import { labelled, newSeed, select } from "./controls.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
 import { rose } from "./glass.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
 import { icon } from "./icons.js";
-import { submit } from "./jobs.js";
+import { onPictures, submit } from "./jobs.js";
 import { typing } from "./keys.js";
 import { drawsFromWords, modelList } from "./shelf.js";
 
@@ -13,6 +13,12 @@ const NAMES = {
   model: (picture) => picture.model,
   style: (picture) => picture.record?.request?.style ?? null,
   sampler: (picture) => picture.record?.request?.sampler ?? null,
+};
+/** Who can be set against whom in pictures that are drawn for it. */
+const CONTENDERS = {
+  model: (models) => models.map((one) => one.name),
+  style: (models) => models.find((one) => one.name === "default")?.styles ?? [],
+  sampler: async () => Object.keys((await api.form()).samplers),
 };
 const ANSWERS = { ArrowLeft: "left", ArrowRight: "right", ArrowDown: "tie" };
 
@@ -49,8 +55,11 @@ export function rateView(main) {
     by = "model",
     busy = false;
 
+  const left = h("small", { style: "text-align:center" });
+  const sayLeft = () => fill(left, t("pairsLeft", { n: pairs.length }));
   const draw = () => {
     const pair = pairs[0];
+    sayLeft();
     const choice = labelled(
       t("rateBy"),
       select(
@@ -74,7 +83,7 @@ export function rateView(main) {
       choice,
     );
     if (!pair)
-      return fill(area, head, makePairs(given));
+      return fill(area, head, makePairs(given, by));
     return fill(
       area,
       head,
@@ -105,7 +114,7 @@ export function rateView(main) {
           h("kbd", { "aria-hidden": "true" }, "↓"),
         ),
       ),
-      h("small", { style: "text-align:center" }, t("pairsLeft", { n: pairs.length })),
+      left,
     );
   };
   const answer = (winner) =>
@@ -195,14 +204,32 @@ export function rateView(main) {
   };
   const load = () =>
     tried(async () => {
-      rated = new Set(kept.get(`rated.${by}`) ?? []);
-      pairs = pairsOf((await api.pictures({ limit: 500 })).pictures, NAMES[by]).filter(
-        (pair) => !rated.has(keyOf(pair)),
-      );
+      const about = by,
+        found = await find();
+      if (about !== by) return; // another question was chosen meanwhile
+      pairs = found;
       given = 0;
       draw();
       await showScores();
     });
+  const find = async () => {
+    rated = new Set(kept.get(`rated.${by}`) ?? []);
+    const name = NAMES[by];
+    return pairsOf((await api.pictures({ limit: 500 })).pictures, name).filter((pair) => !rated.has(keyOf(pair)));
+  };
+  // Pairs that were asked for here come by themselves, behind those that wait.
+  const stopPictures = onPictures(() =>
+    tried(async () => {
+      const about = by,
+        found = await find();
+      if (about !== by) return;
+      const known = new Set([...rated, ...pairs.map(keyOf)]);
+      const more = found.filter((pair) => !known.has(keyOf(pair)));
+      pairs.push(...more);
+      if (more.length && more.length === pairs.length) draw();
+      else sayLeft();
+    }),
+  );
   const keys = (event) => {
     if (ANSWERS[event.key] && pairs.length && !typing(event) && !document.querySelector("dialog[open]")) {
       event.preventDefault();
@@ -212,11 +239,14 @@ export function rateView(main) {
   addEventListener("keydown", keys);
   fill(main, h("div", { class: "panes" }, area, table));
   load();
-  return () => removeEventListener("keydown", keys);
+  return () => {
+    removeEventListener("keydown", keys);
+    stopPictures();
+  };
 }
 
-/** Nothing to rate, or nothing any more after `given` answers: make pictures of the same words with two models. */
-function makePairs(given) {
+/** Nothing to rate, or nothing any more after `given` answers: make pictures of the same words from two sides. */
+function makePairs(given, by) {
   const box = h(
     "div",
     { class: "empty" },
@@ -225,9 +255,9 @@ function makePairs(given) {
     h("p", {}, t(given ? "morePairsHint" : "needPairsHint")),
   );
   tried(async () => {
-    const models = (await modelList()).filter(drawsFromWords).map((one) => one.name);
-    if (models.length < 2) return;
-    const chosen = [models[0], models[1]];
+    const sides = await CONTENDERS[by]((await modelList()).filter(drawsFromWords));
+    if (sides.length < 2) return;
+    const chosen = sides.slice(0, 2);
     const words = h("textarea", { rows: 4, value: EXAMPLES[lang].slice(0, 4).join("\n"), "aria-label": t("prompts") });
     box.append(
       h(
@@ -235,9 +265,9 @@ function makePairs(given) {
         { class: "pair" },
         chosen.map((name, i) =>
           labelled(
-            `${t("model")} ${i + 1}`,
+            `${t(by)} ${i + 1}`,
             select(
-              models.map((one) => [one, one]),
+              sides.map((one) => [one, one]),
               name,
               (value) => {
                 chosen[i] = value;
@@ -254,12 +284,18 @@ function makePairs(given) {
           class: "main",
           onclick: () =>
             tried(async () => {
-              for (const prompt of words.value
+              const prompts = words.value
                 .split("\n")
                 .map((line) => line.trim())
-                .filter(Boolean))
-                for (const model of chosen) await submit({ kind: "text_to_image", prompt, model });
+                .filter(Boolean);
+              if (!prompts.length) return toast(t("needPrompts"), { bad: true });
+              if (chosen[0] === chosen[1]) return toast(t("needTwoSides"), { bad: true });
+              for (const prompt of prompts) {
+                const seed = newSeed(); // chance favours neither
+                for (const side of chosen) await submit({ kind: "text_to_image", prompt, seed, [by]: side });
+              }
               toast(t("pairsComing"));
+              return undefined;
             }),
         },
         icon("create"),

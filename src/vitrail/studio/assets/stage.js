@@ -3,11 +3,15 @@ import * as api from "./api.js";
 import { fill, h, kept, tried } from "./dom.js";
 import { progress, rose } from "./glass.js";
 import { span, t } from "./i18n.js";
-import { cancel, ended, jobs, onJob, running, titleOf } from "./jobs.js";
+import { cancel, ended, jobs, onJob, running, stuck, titleOf, waitingFor } from "./jobs.js";
 import { actions, detail, image } from "./picture.js";
 
-/** `title` and `hint` stand there while it is empty; `done(job)`, if given, shows a finished job its own way. */
-export function stage({ title, hint, done = null, remember = "followed" }) {
+/**
+ * `title` and `hint` stand there while it is empty; `done(job)`, if given, shows a finished job its own way;
+ * `mend(job)` gives the button that asks again for one that failed in a way that can succeed, or null; `back()`
+ * gives one that leads from a job that came to no end to what it was to work on, or null.
+ */
+export function stage({ title, hint, done = null, mend = null, back = () => null, remember = "followed" }) {
   const element = h("section", { class: "pane stage", id: "stage", "aria-live": "polite" });
   let followed = null,
     live = null;
@@ -24,19 +28,23 @@ export function stage({ title, hint, done = null, remember = "followed" }) {
     live = null;
     if (job.pictures.length && done && job.state === "succeeded") return done(job);
     if (!job.pictures.length) {
-      return fill(
-        element,
-        h(
-          "div",
-          { class: "empty" },
-          rose({ share: 0 }).element,
-          h("p", { class: job.state === "failed" ? "bad" : "" }, job.error?.message ?? t(job.state)),
-        ),
+      const told = h(
+        "div",
+        { class: "empty" },
+        rose({ share: 0 }).element,
+        h("p", { class: job.state === "failed" ? "bad" : "" }, job.error?.message ?? t(job.state)),
+        back(),
       );
+      if (mend && job.state === "failed")
+        tried(async () => {
+          const button = await mend(job);
+          if (button) told.append(button);
+        });
+      return fill(element, told);
     }
     return fill(
       element,
-      h("div", { class: "result-of" }, job.pictures.length === 1 ? single(job) : many(job), notes(job)),
+      h("div", { class: "result-of" }, job.pictures.length === 1 ? single(job) : many(job), notes(job), back()),
     );
   };
   const draw = (job, event = null) => {
@@ -58,14 +66,10 @@ export function stage({ title, hint, done = null, remember = "followed" }) {
   const again = kept.get(remember, sessionStorage);
   if (again) {
     followed = again;
-    if (jobs.has(again)) draw(jobs.get(again));
-    else
-      api.job(again).then(
-        (job) => followed === job.id && draw(job),
-        () => {
-          followed = null;
-        },
-      );
+    // Drawn when the page has its stage: what it does with a finished job (`done`) fills it.
+    Promise.resolve(jobs.get(again) ?? api.job(again)).then(draw, () => {
+      if (followed === again) followed = null;
+    });
   } else if (remember === "followed" && running()[0]) follow(running()[0]);
 
   return {
@@ -74,6 +78,13 @@ export function stage({ title, hint, done = null, remember = "followed" }) {
     follow(job) {
       follow(job);
       if (matchMedia("(max-width: 860px)").matches) element.scrollIntoView({ block: "start" });
+    },
+    /** Whether a job is shown, or will be as soon as it is known. */
+    follows: () => Boolean(followed),
+    /** Follow it no longer: something else stands here now. */
+    release() {
+      followed = live = null;
+      kept.set(remember, null, sessionStorage);
     },
     stop,
     showPicture: (id) =>
@@ -119,20 +130,21 @@ function liveView(job) {
       }
       const where =
         now.state === "queued"
-          ? now.position
-            ? t("queuedAt", { n: now.position })
-            : t("queued")
-          : t("step", { step: now.step, steps: now.steps || "?" });
+          ? waitingFor(now.position)
+          : now.steps
+            ? t("step", { step: now.step, steps: now.steps })
+            : t("gettingReady");
       fill(
         bar,
-        progress(now),
+        !stuck(now) && progress(now),
         h("p", {}, [where, now.eta != null && t("left", { time: span(now.eta) })].filter(Boolean).join(" · ")),
+        stuck(now) && h("p", { class: "note" }, t("noWorker")),
       );
     },
   };
 }
 
-const single = (job) => [image({ ...job.pictures[0], prompt: titleOf(job) }), actions(job.pictures[0])];
+const single = (job) => [image({ ...job.pictures[0], prompt: titleOf(job) }), actions({ ...job.pictures[0], kind: job.kind })];
 
 const many = (job) =>
   h(

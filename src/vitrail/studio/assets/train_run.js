@@ -4,12 +4,16 @@ import { charts } from "./curves.js";
 import { fill, h, kept, toast, tried } from "./dom.js";
 import { kindName, span, t, when } from "./i18n.js";
 import { icon } from "./icons.js";
-import { cancel, ended, jobs, onJob, submit } from "./jobs.js";
+import { cancel, ended, jobs, onJob, stuck, submit, waitingFor } from "./jobs.js";
 import { logBox } from "./log.js";
 import { forgetModels } from "./shelf.js";
 
 const AGAIN_MS = 4000;
 const SOON_MS = 1200;
+
+/** How a training stands that has no folder yet. */
+const stands = (job) =>
+  !job || job.state === "queued" ? waitingFor(job?.position) : t(job.state === "running" ? "preparing" : job.state);
 
 /** A run by its id, or by its name while its folder is still to come (`run:NAME`). */
 export function showRun(body, asked, drawList) {
@@ -48,10 +52,11 @@ export function showRun(body, asked, drawList) {
         ? h(
             "button",
             { type: "button", class: "cancel", onclick: () => tried(() => cancel(job.id)) },
-            icon("pause"),
-            t("stopRun"),
+            icon(job.state === "queued" ? "close" : "pause"),
+            t(job.state === "queued" ? "cancel" : "stopRun"),
           )
         : null;
+    recipe.hidden = !run;
     if (!run) {
       shape = null;
       return fill(
@@ -60,10 +65,11 @@ export function showRun(body, asked, drawList) {
         h(
           "p",
           { class: job?.error ? "bad" : "" },
-          job?.error?.message ?? t(job?.state === "running" ? "preparing" : (job?.state ?? "queued")),
+          job?.error?.message ?? stands(job),
         ),
-        going ? h("progress", { "aria-label": name }) : null,
-        stop(),
+        job && stuck(job) ? h("p", { class: "note" }, t("noWorker")) : null,
+        job?.state === "running" ? h("progress", { "aria-label": name }) : null,
+        h("div", { class: "row" }, stop()),
       );
     }
     // The head stays as long as it says the same, so that its buttons keep their focus; figures move in it.
@@ -103,7 +109,7 @@ export function showRun(body, asked, drawList) {
         h(
           "span",
           { class: run.state === "finished" ? "badge here" : "badge" },
-          t(`run_${going ? "running" : run.state}`),
+          t(job?.state === "queued" ? "queued" : `run_${going ? "running" : run.state}`),
         ),
       ),
       h(

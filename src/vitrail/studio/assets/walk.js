@@ -1,6 +1,6 @@
 // Walk: the way from one picture to the next as a film, and a mixture of them with sliders.
 import * as api from "./api.js";
-import { chips, labelled, select, slider } from "./controls.js";
+import { chips, labelled, newSeed, select, slider } from "./controls.js";
 import { fill, h, toast, tried } from "./dom.js";
 import { filmOf, frame } from "./film.js";
 import { EXAMPLES, lang, t } from "./i18n.js";
@@ -11,11 +11,22 @@ import { hasTokenizer, modelList } from "./shelf.js";
 import { stage } from "./stage.js";
 
 const MOST_STOPS = 8;
-let words = null; // kept while the page is open, in the language that it began in
+// Kept while the page is open; the words in the language that it began in.
+let words = null;
+const form = { mode: "film", frames: 16, loop: false, curve: "linear", fps: 8, model: null };
+
+/** Put the settings of a walk into the form; the page shows them when it is drawn next. */
+export function fillWalk({ stops, weights, frames, loop, curve, fps, model }) {
+  const named = stops
+    .map(({ prompt, seed }, i) => ({ prompt: prompt ?? "", seed, weight: weights?.[i] ?? (i ? 0 : 1) }))
+    .filter((one) => one.prompt);
+  if (named.length > 1) words = named;
+  Object.assign(form, { mode: weights ? "mix" : "film", loop, curve, fps, model });
+  if (!weights) form.frames = frames;
+}
 
 export function walkView(main) {
   words ??= [EXAMPLES[lang][1], EXAMPLES[lang][4]].map((prompt, i) => ({ prompt, seed: i + 1, weight: i ? 0 : 1 }));
-  const form = { mode: "film", frames: 16, loop: false, curve: "linear", fps: 8, model: null };
   let models = [],
     stopFilm = () => {},
     mixing = null;
@@ -63,7 +74,7 @@ export function walkView(main) {
     const frames = job.pictures.slice(0, asked),
       whole = job.pictures[asked];
     if (frames.length < 2)
-      return fill(shown.element, h("div", { class: "result-of" }, frame(frames[0], titleOf(job)), actions(frames[0])));
+      return fill(shown.element, h("div", { class: "result-of" }, frame(frames[0], titleOf(job)), actions({ ...frames[0], kind: job.kind })));
     const film = filmOf(frames, job.request?.fps ?? form.fps);
     stopFilm = film.stop;
     const save = whole
@@ -99,7 +110,7 @@ export function walkView(main) {
             title: t("dice"),
             "aria-label": `${t("dice")}: ${one.prompt}`,
             onclick: () => {
-              one.seed = crypto.getRandomValues(new Uint32Array(1))[0];
+              one.seed = newSeed();
               if (mixing) start();
               else toast(`${t("seed")} ${one.seed}`);
             },
@@ -229,7 +240,8 @@ export function walkView(main) {
   draw();
   tried(async () => {
     models = (await modelList()).filter(hasTokenizer);
-    form.model = (models.find((one) => one.name === "vqgan") ?? models[0])?.name;
+    const named = (name) => models.find((one) => one.name === name);
+    form.model = (named(form.model) ?? named("vqgan") ?? models[0])?.name;
     draw();
   });
   return () => {
