@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import os
+import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +100,42 @@ def test_a_full_or_read_only_disk_is_logged_once_and_stops_nothing(
     assert not [p for p in (tmp_path / "c").rglob("*") if p.is_file()]
     monkeypatch.setattr(os, "replace", real)
     assert cache.put(KEY, np.ones(3))
+
+
+def test_threads_read_while_rubbish_is_collected_between_them(tmp_path: Path) -> None:
+    """What reads a header with Python's own parser fails here a hundred times a second."""
+    cache, failures = ArrayCache(tmp_path), []
+    cache.put(KEY, np.arange(4))
+    done = threading.Event()
+
+    def work() -> None:
+        kept: list[object] = []
+        while not done.is_set():
+            kept = [] if len(kept) > 5000 else kept + [[] for _ in range(37)]  # so that there is rubbish
+            try:
+                if not np.array_equal(cache.get(KEY), np.arange(4)):
+                    failures.append("another array")
+            except Exception as error:
+                failures.append(str(error))
+
+    def yields(phase: str, info: dict[str, int]) -> None:
+        time.sleep(0)
+
+    interval = sys.getswitchinterval()
+    gc.callbacks.append(yields)
+    try:
+        sys.setswitchinterval(1e-6)
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1.0)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+        gc.callbacks.remove(yields)
+    assert failures == []
 
 
 def test_threads_that_share_a_cache_see_whole_entries(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from vitrail.chinese import in_chinese
 from vitrail.data import folder as folder_module
 from vitrail.data.cache import ArrayCache
 from vitrail.data.folder import FolderSource, scan
 from vitrail.data.folder_captions import clean
 from vitrail.data.folder_files import printable
-from vitrail.errors import CancelledError
+from vitrail.errors import CancelledError, StorageError
 from vitrail.images import open_image
 
 
@@ -215,6 +218,24 @@ def test_a_cache_saves_decoding_and_never_a_broken_file(
     assert [(r.id, r.width) for r in again.records] == [("good.jpg", 120)]
     assert len(decoded) == 1 + 2  # with the cache only the broken one, without it both
     assert scan(tmp_path / "set", cache=cache, max_pixels=100).records == ()
+
+
+def test_no_picture_is_left_out_because_too_many_files_are_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        picture(tmp_path / f"{number}.png")
+    opened = os.open
+
+    def refused(path: Any, *rest: Any, **more: Any) -> int:
+        if str(path).endswith("7.png"):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opened(path, *rest, **more)
+
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(StorageError, match="no file can be opened now: Too many open files; close ") as found:
+        scan(tmp_path)
+    assert "请关闭其他程序" in str(in_chinese(str(found.value)))
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:

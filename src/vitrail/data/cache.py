@@ -5,13 +5,16 @@ can be missing but never stale. Each file carries the digest of its own bytes: a
 half-written file is found when it is read, removed and made again. Entries are published by one rename, so
 any number of threads and processes may share the folder. A cache that cannot be written (disk full,
 read-only) slows the work down and is logged once; it never stops the work.
+
+The arrays are kept as safetensors, not as ``.npy``: NumPy reads that one's header with :mod:`ast`, which in
+Python before 3.11.9 and 3.12.3 fails now and then where several threads use it
+(https://github.com/python/cpython/issues/106905), and a picture would be left out for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import logging
 import os
@@ -20,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,8 +34,9 @@ from vitrail.files import shown
 __all__ = ["ArrayCache", "LatentCache", "cache_key"]
 
 _log = logging.getLogger(__name__)
-_MAGIC = b"vitrail1"
+_MAGIC = b"vitrail2"
 _SUFFIX = ".arr"
+_NAME = "array"  # of the one that a file holds
 
 Array = NDArray[np.generic]
 Setting = str | int | float | bool | None
@@ -66,7 +71,7 @@ class ArrayCache:
         head = len(_MAGIC) + 32
         if data[: len(_MAGIC)] == _MAGIC and hashlib.sha256(data[head:]).digest() == data[len(_MAGIC) : head]:
             self.hits += 1
-            array: Array = np.load(io.BytesIO(data[head:]), allow_pickle=False)
+            array: Array = safetensors.numpy.load(data[head:])[_NAME]
             array.setflags(write=False)
             return array
         self.rebuilt += 1
@@ -78,9 +83,7 @@ class ArrayCache:
 
     def put(self, key: str, array: Array) -> bool:
         """Store ``array``; False if the disk refused (logged once)."""
-        buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
-        body = buffer.getvalue()
+        body = safetensors.numpy.save({_NAME: np.ascontiguousarray(array)})
         path = self._path(key)
         staged = path.with_name(f".{key[:16]}-{os.getpid()}-{secrets.token_hex(6)}.part")
         try:

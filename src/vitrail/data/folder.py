@@ -31,7 +31,7 @@ from vitrail.data.cache import ArrayCache, cache_key
 from vitrail.data.folder_captions import Entry, read_metadata, read_sidecar
 from vitrail.data.folder_files import Cancelled, Found, Place, Problem, Progress, printable, stop_if, walk
 from vitrail.data.tars import read_tar
-from vitrail.errors import DataError, VitrailError
+from vitrail.errors import DataError, StorageError, VitrailError
 from vitrail.images import MAX_PIXELS, open_image, read_header
 
 __all__ = ["FolderSource", "Record", "Scan", "scan"]
@@ -118,7 +118,7 @@ def scan(
     cache: remembers by content which pictures were decoded well; the next check only reads and hashes those.
 
     Broken pictures are listed, not raised. Raises :class:`InputError` (no such folder), :class:`DataError`
-    (it cannot be listed) and :class:`CancelledError`.
+    (it cannot be listed), :class:`StorageError` (too many files are open) and :class:`CancelledError`.
     """
     found = walk(folder, follow_links=follow_links, cancelled=cancelled)
     problems = list(found.problems)
@@ -302,6 +302,8 @@ def _check(
             known = np.array(picture.size, dtype=np.int64)
             if cache is not None:
                 cache.put(key, known)
+    except StorageError:  # not this picture's fault: none is to be left out for it
+        raise
     except (
         Exception
     ) as error:  # whatever a hostile file provokes is its problem, told with its path, not ours

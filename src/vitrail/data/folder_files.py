@@ -8,6 +8,7 @@ reason.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from vitrail.errors import CancelledError, DataError, InputError
+from vitrail.errors import CancelledError, DataError, InputError, StorageError
 
 __all__ = [
     "CAPTION_SUFFIXES",
@@ -60,6 +61,9 @@ FOREIGN_SUFFIXES = frozenset(
 
 _IGNORED_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "$recycle.bin"})
 
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""What says of the machine, not of the file, that too much is open."""
+
 ProblemKind = Literal["picture", "unsupported", "caption", "metadata", "archive", "link", "folder"]
 Progress = Callable[[int, int, str], None]
 """``progress(done, total, what)``; called from the thread that asked for the work."""
@@ -85,14 +89,21 @@ class Place:
     follow_links: bool = False
 
     def read(self, limit: int = MAX_FILE_BYTES) -> bytes:
-        """The bytes. Raises :class:`DataError` if it is no regular file, larger than ``limit``, or
-        unreadable."""
+        """The bytes.
+
+        Raises :class:`DataError` if it is no regular file, larger than ``limit``, or unreadable, and
+        :class:`StorageError` where that is no fault of the file's, which may be well a moment later.
+        """
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         if not self.follow_links:
             flags |= getattr(os, "O_NOFOLLOW", 0)
         try:
             handle = os.open(self.path, flags)
         except (OSError, ValueError) as error:
+            if getattr(error, "errno", None) in _SHORT:
+                raise StorageError(
+                    f"no file can be opened now: {reason_of(error)}; close other programs or raise the limit"
+                ) from error
             raise DataError(f"cannot be opened: {reason_of(error)}") from error
         with os.fdopen(handle, "rb") as file:
             status = os.fstat(handle)
