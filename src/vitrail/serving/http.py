@@ -99,7 +99,7 @@ def make_app(
     handle_errors(app)
     if add is not None:
         add(app)  # first, for FastAPI builds what it passes on the way to a route: a page needs few of them
-    app.include_router(job_router(engine, shelf, streams))
+    app.include_router(job_router(engine, gallery, shelf, streams))
     app.include_router(picture_router(gallery))
     app.include_router(model_router(shelf))
     app.include_router(status_router(engine, gallery, metrics))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -11,13 +12,14 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from vitrail.errors import InputError
+from vitrail.errors import InputError, QueueFullError
 from vitrail.request_fields import Model
 from vitrail.serving.http_errors import NotFoundError, documented, public
 from vitrail.serving.http_models import Shelf
 from vitrail.serving.http_stream import Streams, shown_job
 from vitrail.serving.http_wire import from_wire, load_json
 from vitrail.serving.jobs import Job, JobEngine, JobEvent, State
+from vitrail.store.gallery import Gallery
 
 __all__ = ["JobAnswer", "JobsAnswer", "job_router", "read_json"]
 
@@ -84,7 +86,7 @@ async def read_json(request: Request) -> Any:
     return load_json(data) if len(data) < 1 << 16 else await run_in_threadpool(load_json, data)
 
 
-def job_router(engine: JobEngine, shelf: Shelf, streams: Streams) -> APIRouter:
+def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Streams) -> APIRouter:
     """The routes under ``/api/jobs``."""
     router = APIRouter(prefix="/api/jobs", tags=["jobs"])
 
@@ -117,18 +119,30 @@ def job_router(engine: JobEngine, shelf: Shelf, streams: Streams) -> APIRouter:
                 description="A retry with the same key and body returns the same job.",
             ),
         ] = None,
-    ) -> JobAnswer:
-        """Accept a request. When this answers, the job is on disk and outlives a restart."""
+        prefer: Annotated[str, Header(max_length=200)] = "",
+        accept: Annotated[str, Header(max_length=400)] = "",
+    ) -> Any:
+        """Accept a request."""
         body = await read_json(request)
 
-        def accept() -> Job:
+        def take() -> Job:
             wanted = from_wire(body)
             shelf.check(wanted)
             return engine.submit(wanted, key=idempotency_key)
 
-        answer = answer_of(await run_in_threadpool(accept))
-        response.headers["Location"] = answer.poll_url
-        return answer
+        job = await run_in_threadpool(take)
+        if (seconds := _waits(prefer)) is not None:
+            try:
+                job = await asyncio.wait_for(streams.wait(job.id), seconds)
+            except (TimeoutError, QueueFullError):
+                seconds = None
+        response.headers["Location"] = f"/api/jobs/{job.id}"
+        if seconds is not None and accept.startswith("image/"):
+            data = await run_in_threadpool(gallery.open, job.pictures[0].id)
+            return Response(data, media_type="image/png")
+        if seconds is not None:
+            response.status_code = 200
+        return answer_of(job)
 
     @router.get("", response_model=JobsAnswer, responses=documented())
     def listed(
@@ -192,6 +206,11 @@ def job_router(engine: JobEngine, shelf: Shelf, streams: Streams) -> APIRouter:
         return StreamingResponse(_lines(told), media_type="text/event-stream", headers=SSE_HEADERS)
 
     return router
+
+
+def _waits(prefer: str) -> float | None:
+    found = re.search(r"(?:^|[,; ])wait(?:=([0-9]{1,4}))?(?:$|[,; ])", prefer)
+    return None if found is None else min(60.0, float(found[1] or 60))
 
 
 async def _lines(told: AsyncIterator[JobEvent | None]) -> AsyncIterator[str]:

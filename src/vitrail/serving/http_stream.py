@@ -108,9 +108,10 @@ class Streams:
 
     async def wait(self, id: str) -> Job:
         """Wait until the job has ended and return it."""
-        async for _ in self.follow(id):
-            pass
-        return await asyncio.to_thread(self.engine.job, id)
+        async for event in self.follow(id):
+            if event is not None and event.job.state in TERMINAL:
+                return event.job
+        return await asyncio.to_thread(self.engine.job, id)  # the server stops, or it ended without a word
 
     async def pictures(self, id: str) -> tuple[JobPicture, ...]:
         """Wait for the job's end and return its pictures in their order."""

@@ -9,9 +9,10 @@ Of all that is said about a job only its end waits for the disk. What a crash of
 
 from __future__ import annotations
 
+import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from vitrail.serving.jobs import JobPicture
 from vitrail.serving.processes import Identity, alive
 from vitrail.serving.queue_permits import Permits
 from vitrail.serving.queue_requests import Lane
-from vitrail.serving.queue_rows import Change, Row, change, end, has_files
+from vitrail.serving.queue_rows import Change, Row, alike, as_parameters, change, end, has_files
 from vitrail.serving.queue_tables import INPUTS, JOBS, PREVIEWS, WORKERS
 from vitrail.store.database import Database
 from vitrail.store.gallery import Picture
@@ -53,6 +54,37 @@ _NOTE = sa.text(
 """Notes a picture. It may be noted already: before a crash, or by a commit whose answer was lost. As text,
 since SQLAlchemy has this for one kind of database at a time, and loads 45 ms for PostgreSQL's.
 """
+
+_NEXT = (
+    sa.select(JOBS)
+    .where(JOBS.c.state == "queued", JOBS.c.lane == sa.bindparam("lane"))
+    .order_by(JOBS.c.place, JOBS.c.n)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+    .with_for_update(skip_locked=True)
+)
+_TOGETHER = JOBS.c.batch == sa.bindparam("batch")
+_WITH_IT = _NEXT.where(_TOGETHER, ~JOBS.c.alone, JOBS.c.id != sa.bindparam("first"))
+_AS_MANY = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.state == "queued", _TOGETHER)
+_LIVING = sa.select(sa.func.count()).select_from(WORKERS).where(WORKERS.c.until > sa.bindparam("now"))
+_FILES = sa.select(INPUTS.c.sha256, INPUTS.c.data).where(INPUTS.c.job == sa.bindparam("job"))
+_WANTED = sa.select(JOBS.c.id, JOBS.c.attempts, JOBS.c.worker, JOBS.c.state, JOBS.c.cancel).where(
+    JOBS.c.id.in_(sa.bindparam("ids", expanding=True))
+)
+
+
+@functools.cache
+def _held(where: tuple[str, ...]) -> sa.Select[Any]:
+    """The row of a job that is as the parameters say (:func:`alike`), locked."""
+    return sa.select(JOBS).where(*alike(where)).with_for_update()
+
+
+@functools.cache
+def _newer(what: Literal["progress_seq", "preview_seq"], where: tuple[str, ...]) -> Any:
+    """Gives a job that is as the parameters say the newest ``what``."""
+    values: dict[str, Any] = {what: JOBS.c.seq + 1, "seq": JOBS.c.seq + 1}
+    if what == "progress_seq":
+        values |= {name: sa.bindparam(f"new_{name}") for name in ("step", "steps", "eta")}
+    return sa.update(JOBS).where(*alike(where)).values(values).returning(JOBS.c.cancel, JOBS.c.seq)
 
 
 class LostClaimError(VitrailError):
@@ -114,8 +146,7 @@ class Claims:
                         id=me.name, machine=me.machine, pid=me.pid, birth=me.birth, until=now + self._lease
                     )
                 )
-            living = sa.select(sa.func.count()).select_from(WORKERS).where(WORKERS.c.until > now)
-            return int(connection.execute(living).scalar_one())
+            return int(connection.execute(_LIVING, {"now": now}).scalar_one())
 
     def take_back_lost(self) -> int:
         """As :func:`take_back_lost`. A clock that was set, or a machine that slept, makes leases lapse that
@@ -143,10 +174,8 @@ class Claims:
         are more than the workers: while others are idle, each takes its share. ``together``: none if the next
         one is to run without others.
         """
-        waits = sa.select(JOBS).where(JOBS.c.state == "queued", JOBS.c.lane == lane)
-        in_order = waits.order_by(JOBS.c.place, JOBS.c.n).with_for_update(skip_locked=True)
         with self._database.write(durable=False) as connection:
-            first = connection.execute(in_order.limit(1)).one_or_none()
+            first = connection.execute(_NEXT, {"lane": lane, "most": 1}).one_or_none()
             if first is None:
                 return []
             rows = [first]
@@ -154,10 +183,10 @@ class Claims:
             if together and single:
                 return []
             if not single and most > 1:
-                alike = (JOBS.c.batch == first.batch, ~JOBS.c.alone, JOBS.c.id != first.id)
                 share = self._share(connection, first.batch, most) - 1
                 if share > 0:
-                    others = connection.execute(in_order.where(*alike).limit(share)).all()
+                    about = {"lane": lane, "most": share, "batch": first.batch, "first": first.id}
+                    others = connection.execute(_WITH_IT, about).all()
                     rows = _so_many_pictures([first, *others], most)
             now = self._database.now(connection)
             claims = [self._take(connection, row, now) for row in rows]
@@ -168,13 +197,10 @@ class Claims:
     def progress(self, claim: Claim, step: int, steps: int, eta: float | None) -> bool:
         """Tell how far the work is; False if it should stop."""
         with self._database.write(durable=False) as connection:
-            values = {"step": step, "steps": steps, "eta": eta, "seq": JOBS.c.seq + 1}
-            row = connection.execute(
-                sa.update(JOBS)
-                .where(JOBS.c.id == claim.id, *self._mine(claim))
-                .values(**values, progress_seq=JOBS.c.seq + 1)
-                .returning(JOBS.c.cancel, JOBS.c.seq)
-            ).one_or_none()
+            mine = self._mine(claim)
+            new = {"new_step": step, "new_steps": steps, "new_eta": eta}
+            told = _newer("progress_seq", tuple(mine))
+            row = connection.execute(told, new | as_parameters(mine)).one_or_none()
         if row is None:
             return False
         self._tell(claim.id, row.seq)
@@ -183,23 +209,19 @@ class Claims:
     def preview(self, claim: Claim, data: bytes) -> None:
         """Show how the work stands; ``data`` is a PNG."""
         with self._database.write(durable=False) as connection:
-            seq = connection.execute(
-                sa.update(JOBS)
-                .where(JOBS.c.id == claim.id, *self._mine(claim))
-                .values(seq=JOBS.c.seq + 1, preview_seq=JOBS.c.seq + 1)
-                .returning(JOBS.c.seq)
-            ).scalar()
-            if seq is not None:
+            mine = self._mine(claim)
+            row = connection.execute(_newer("preview_seq", tuple(mine)), as_parameters(mine)).one_or_none()
+            if row is not None:
                 connection.execute(sa.delete(PREVIEWS).where(PREVIEWS.c.job == claim.id))
                 connection.execute(sa.insert(PREVIEWS).values(job=claim.id, data=data))
-        if seq is not None:
-            self._tell(claim.id, seq)
+        if row is not None:
+            self._tell(claim.id, row.seq)
 
     def log(self, claim: Claim, line: str) -> None:
         """Tell a line of a long work's progress."""
         with self._database.write(durable=False) as connection:
             now = self._database.now(connection)
-            told = change(connection, claim.id, "log", now, {}, *self._mine(claim), message=line[:2000])
+            told = change(connection, claim.id, "log", now, {}, self._mine(claim), message=line[:2000])
         self.changed(told)
 
     def finish(
@@ -236,7 +258,7 @@ class Claims:
         if state == "succeeded":
             values["step"] = JOBS.c.steps
         now = self._database.now(connection)
-        return end(connection, claim.id, now, values, *self._mine(claim), pictures=pictures)
+        return end(connection, claim.id, now, values, self._mine(claim), pictures=pictures)
 
     def picture(self, connection: sa.Connection, claim: Claim, index: int, picture: Picture) -> Change | None:
         """Note a picture in the transaction that keeps it, and which :meth:`hold` began; then call
@@ -245,7 +267,7 @@ class Claims:
         shown = {name: getattr(picture, name) for name in ("id", "width", "height", "seed")}
         connection.execute(_NOTE, {"job": claim.id, "number": index, **shown})
         now = self._database.now(connection)
-        return change(connection, claim.id, "picture", now, {}, *self._mine(claim), picture=picture.id)
+        return change(connection, claim.id, "picture", now, {}, self._mine(claim), picture=picture.id)
 
     def changed(self, change: Change | None) -> None:
         """Tell a change that has been committed."""
@@ -255,7 +277,7 @@ class Claims:
     def give_back(self, claim: Claim, killed: str | None = None) -> None:
         """Let another one begin the job again, or give it up: ``killed`` says what its worker died of."""
         with self._database.write() as connection:
-            row = connection.execute(self._held(claim).with_for_update()).one_or_none()
+            row = self._held(connection, claim)
             if row is not None:
                 now = self._database.now(connection)
                 _wait_again(connection, self._permits, row, now, killed)
@@ -278,7 +300,7 @@ class Claims:
 
         Raises :class:`LostClaimError`: the worker was cut off for too long.
         """
-        if connection.execute(self._held(claim).with_for_update()).one_or_none() is None:
+        if self._held(connection, claim) is None:
             raise LostClaimError("the job was taken back meanwhile")
 
     def unwanted(self, claims: Sequence[Claim]) -> set[str]:
@@ -286,9 +308,8 @@ class Claims:
         if not claims:
             return set()
         ids = [claim.id for claim in claims]
-        found = sa.select(JOBS.c.id, JOBS.c.attempts, JOBS.c.worker, JOBS.c.state, JOBS.c.cancel)
         with self._database.read() as connection:
-            rows = {row.id: row for row in connection.execute(found.where(JOBS.c.id.in_(ids)))}
+            rows = {row.id: row for row in connection.execute(_WANTED, {"ids": ids})}
         mine = (self._worker.name, "running", False)
         return {
             claim.id
@@ -311,24 +332,20 @@ class Claims:
             now = self._database.now(connection)
             self._permits.add(connection, f"{lane}-{name or int(now // 5)}", lane)
 
-    def _held(self, claim: Claim) -> sa.Select[Any]:
-        return sa.select(JOBS).where(JOBS.c.id == claim.id, *self._mine(claim))
+    def _held(self, connection: sa.Connection, claim: Claim) -> Row | None:
+        mine = self._mine(claim)
+        return connection.execute(_held(tuple(mine)), as_parameters(mine)).one_or_none()
 
-    def _mine(self, claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-        return (
-            JOBS.c.state == "running",
-            JOBS.c.worker == self._worker.name,
-            JOBS.c.attempts == claim.attempt,
-        )
+    def _mine(self, claim: Claim) -> Mapping[str, Any]:
+        """What the columns of a job say that this worker holds."""
+        mine = {"state": "running", "worker": self._worker.name, "attempts": claim.attempt}
+        return {"id": claim.id, **mine}
 
     def _share(self, connection: sa.Connection, batch: str, most: int) -> int:
-        alike = sa.select(sa.func.count()).select_from(JOBS)
-        count = connection.execute(alike.where(JOBS.c.state == "queued", JOBS.c.batch == batch)).scalar_one()
+        count = connection.execute(_AS_MANY, {"batch": batch}).scalar_one()
         if count < 2:
             return 1
-        living = sa.select(sa.func.count()).select_from(WORKERS)
-        now = self._database.now(connection)
-        workers = connection.execute(living.where(WORKERS.c.until > now)).scalar_one()
+        workers = connection.execute(_LIVING, {"now": self._database.now(connection)}).scalar_one()
         return min(most, -(-int(count) // max(1, int(workers))))
 
     def _take(self, connection: sa.Connection, row: Row, now: float) -> Claim:
@@ -344,8 +361,7 @@ class Claims:
         change(connection, row.id, "state", now, values, pictures=None if row.attempts else ())
         files: dict[str, bytes] = {}
         if has_files(row):
-            inputs = sa.select(INPUTS.c.sha256, INPUTS.c.data).where(INPUTS.c.job == row.id)
-            files = {sha256: bytes(data) for sha256, data in connection.execute(inputs)}
+            files = {sha256: bytes(data) for sha256, data in connection.execute(_FILES, {"job": row.id})}
         return Claim(row.id, row.attempts + 1, row.lane, row.request, files)
 
 

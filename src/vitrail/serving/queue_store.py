@@ -29,6 +29,23 @@ _MOVE_LOCK = 8614252
 _WAITS = JOBS.c.state == "queued"
 _IN_ORDER = (JOBS.c.place, JOBS.c.n)
 
+_JOB = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("id"))
+_JOB_LOCKED = _JOB.with_for_update()
+_KEYED = sa.select(JOBS).where(JOBS.c.key == sa.bindparam("key"))
+_KEPT = (
+    sa.select(EVENTS)
+    .where(EVENTS.c.job == sa.bindparam("job"), EVENTS.c.seq > sa.bindparam("after"))
+    .order_by(EVENTS.c.seq)
+)
+_NEWEST = sa.select(JOBS.c.id, JOBS.c.seq).where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True)))
+_mine = JOBS.c.lane == sa.bindparam("lane")
+_WAITING = (
+    sa.select(sa.func.count(), sa.func.count().filter(_mine), sa.func.max(JOBS.c.place).filter(_mine))
+    .select_from(JOBS)
+    .where(_WAITS)
+)
+_ACCEPT, _KEEP = sa.insert(JOBS).returning(JOBS), sa.insert(INPUTS)
+
 
 class QueueStore:
     """Jobs in ``database``; at most ``limit`` of them wait. For any number of threads and processes."""
@@ -88,8 +105,8 @@ class QueueStore:
             if row.seq <= after:
                 return [], ended
             job = jobs_of(connection, [row])[0]
-            kept = sa.select(EVENTS).where(EVENTS.c.job == id, EVENTS.c.seq > after).order_by(EVENTS.c.seq)
-            events = [event_of(found, job) for found in connection.execute(kept)]
+            kept = connection.execute(_KEPT, {"job": id, "after": after})
+            events = [event_of(found, job) for found in kept]
         if row.state == "running":
             if row.progress_seq > after:
                 events.append(JobEvent(seq=row.progress_seq, type="progress", job=job))
@@ -100,8 +117,7 @@ class QueueStore:
     def newest(self, ids: Collection[str]) -> dict[str, int]:
         """The number of the newest event of each job."""
         with self._database.read() as connection:
-            found = connection.execute(sa.select(JOBS.c.id, JOBS.c.seq).where(JOBS.c.id.in_(ids)))
-            return {id: seq for id, seq in found}
+            return {id: seq for id, seq in connection.execute(_NEWEST, {"ids": list(ids)})}
 
     def preview(self, id: str) -> bytes | None:
         """The newest preview of a job as a PNG."""
@@ -135,7 +151,7 @@ class QueueStore:
                 if target.lane != moved.lane:
                     raise InputError("pictures and long works wait in queues of their own; name one of those")
                 place = _place_before(connection, target, id)
-            change(connection, id, "state", now, {"place": place}, _WAITS)
+            change(connection, id, "state", now, {"place": place}, {"state": "queued"})
         return self.job(id)
 
     def counts(self) -> dict[str, int]:
@@ -154,7 +170,7 @@ class QueueStore:
     def _accept(self, stored: Stored, key: str | None) -> Job:
         with self._database.write() as connection:
             if key is not None:
-                found = connection.execute(sa.select(JOBS).where(JOBS.c.key == key)).one_or_none()
+                found = connection.execute(_KEYED, {"key": key}).one_or_none()
                 if found is not None:
                     if found.digest != stored.digest:
                         raise InputError(
@@ -182,16 +198,15 @@ class QueueStore:
                 "waiting": now,
                 "seq": 1,
             }
-            row = connection.execute(sa.insert(JOBS).returning(JOBS), job).one()
+            row = connection.execute(_ACCEPT, job).one()
             for sha256, data in stored.files.items():
-                connection.execute(sa.insert(INPUTS).values(job=id, sha256=sha256, data=data))
+                connection.execute(_KEEP, {"job": id, "sha256": sha256, "data": data})
             self._permits.add(connection, id, stored.lane)
             return tell(connection, row, "state", now, position=position).job
 
 
 def _row(connection: sa.Connection, id: str, *, lock: bool = False) -> Row:
-    found = sa.select(JOBS).where(JOBS.c.id == str(id)[:80])
-    row = connection.execute(found.with_for_update() if lock else found).one_or_none()
+    row = connection.execute(_JOB_LOCKED if lock else _JOB, {"id": str(id)[:80]}).one_or_none()
     if row is None:
         raise UnknownJobError("there is no such job; it may have been forgotten")
     return row
@@ -206,9 +221,7 @@ def _waiting_row(connection: sa.Connection, id: str) -> Row:
 
 def _waiting(connection: sa.Connection, lane: str) -> tuple[int, int, float | None]:
     """How many jobs wait in all, how many in a lane, and the place of the last of these."""
-    mine = JOBS.c.lane == lane
-    counts = (sa.func.count(), sa.func.count().filter(mine), sa.func.max(JOBS.c.place).filter(mine))
-    row = connection.execute(sa.select(*counts).select_from(JOBS).where(_WAITS)).one()
+    row = connection.execute(_WAITING, {"lane": lane}).one()
     return int(row[0]), int(row[1]), row[2]
 
 

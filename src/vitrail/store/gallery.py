@@ -9,6 +9,7 @@ disk or behind any address that fsspec reads (``s3://bucket/pictures``).
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import re
@@ -333,7 +334,7 @@ class Gallery:
         row = None
         if _ID.fullmatch(id):
             with self.database.read() as connection:
-                row = connection.execute(sa.select(*columns).where(PICTURES.c.id == id)).one_or_none()
+                row = connection.execute(_of_picture(*columns), {"picture": id}).one_or_none()
         if row is None:
             raise InputError("there is no such picture; it may have been deleted")
         return row
@@ -342,14 +343,14 @@ class Gallery:
         self, connection: sa.Connection, row: dict[str, Any], data: bytes, record: ImageRecord
     ) -> Picture:
         here = PICTURES.c.id == row["id"]
-        found = connection.execute(sa.select(PICTURES).where(here)).one_or_none()
+        found = connection.execute(_of_picture(*PICTURES.c), {"picture": row["id"]}).one_or_none()
         if found is not None and not found.lost:
             return _picture(found._asdict())
         favourite = False
         if found is not None:  # made again: in its old place, with its old mark
             connection.execute(sa.delete(PICTURES).where(here))
             row, favourite = {**row, "n": found.n}, found.favourite
-        connection.execute(sa.insert(PICTURES), row)
+        connection.execute(_ADD, row)
         if favourite:
             connection.execute(sa.update(PICTURES).where(here).values(**marked("favourite", True)))
         self.folder.write(file_name(row["id"], row["suffix"]), data)
@@ -387,6 +388,15 @@ class Gallery:
             "words": searchable(about, model=record.model_name, kind=kind, style=style, job=job),
             "lost": False,
         }
+
+
+@functools.cache
+def _of_picture(*columns: sa.Column[Any]) -> sa.Select[Any]:
+    """Columns of one picture, built once: it takes five times as long to build as to ask."""
+    return sa.select(*columns).where(PICTURES.c.id == sa.bindparam("picture"))
+
+
+_ADD = sa.insert(PICTURES)
 
 
 class _UndoneError(Exception):
