@@ -2,7 +2,8 @@
 
 ``overhead_ratio``: time of a picture over HTTP (asked, followed, kept in the gallery, fetched) over that of
 the same call in this process, which saves it as a file too; the median of pairs that take turns.
-``overhead_unsaved_ratio``: the same where the call in this process saves nothing. ``busy_ratio``: a picture
+``overhead_draw_ratio``: of a picture over HTTP by one request that waits for it; ``overhead_unsaved_ratio``:
+of the first against a call in this process that saves nothing. ``busy_ratio``: a picture
 over HTTP beside a program that keeps one core busy, over one without it. ``batching_ratio``: pictures a
 second of 64 clients at once over those of one client that waits for each. ``first_page_s``: from the start of
 ``vitrail studio`` until Create can be pressed in a headless Chromium that runs already, the median of several
@@ -186,6 +187,7 @@ def overhead(client: Client, folder: Path, pairs: int) -> dict[str, object]:
     direct: list[float] = []
     unsaved: list[float] = []
     served: list[float] = []
+    drawn: list[float] = []
     with vitrail.Engine() as engine:
 
         def here(seed: int, place: Destination | None) -> float:
@@ -194,17 +196,24 @@ def overhead(client: Client, folder: Path, pairs: int) -> dict[str, object]:
             assert any(isinstance(event, PictureDone) for event in events)
             return time.perf_counter() - began
 
+        def at_once(seed: int) -> float:
+            began = time.perf_counter()
+            assert client.draw(request(seed))
+            return time.perf_counter() - began
+
         here(0, place)
         for seed in range(100, 100 + pairs):
             for times, draw in (
                 (unsaved, lambda seed: here(seed, None)),
                 (direct, lambda seed: here(seed, place)),
                 (served, lambda seed: over_http(client, seed)),
+                (drawn, at_once),
             ):
                 time.sleep(_REST)
                 times.append(draw(seed))
     return {
         "overhead_ratio": round(_median_ratio(served, direct), 3),
+        "overhead_draw_ratio": round(_median_ratio(drawn, direct), 3),
         "overhead_unsaved_ratio": round(_median_ratio(served, unsaved), 3),
         "direct_s": round(statistics.median(direct), 3),
         "served_s": round(statistics.median(served), 3),

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import re
+import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from http_server import Served
 
 from vitrail.errors import QueueFullError, StorageError
 from vitrail.provenance.metadata import read
+from vitrail.serving import http_jobs, http_stream
 
 TINY = {"kind": "text_to_image", "prompt": "a red apple", "model": "tiny", "seed": 5}
 
@@ -71,6 +74,63 @@ def test_a_picture_from_words_to_file(art_server: Served) -> None:
         small = http.get(f"/api/pictures/{made['id']}/thumbnail?side=16")
         assert small.headers["content-type"] == "image/webp"
         assert max(Image.open(io.BytesIO(small.content)).size) == 16
+
+
+def test_one_request_is_enough_for_a_picture(art_server: Served) -> None:
+    http = art_server.http
+    headers = {"Prefer": "respond-async, wait=50"}
+    answer = http.post("/api/jobs", json={**TINY, "n": 2}, headers=headers)
+    assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait")
+    job = answer.json()
+    assert job["state"] == "succeeded"
+    assert job == http.get(answer.headers["location"]).json()
+    drawn = http.post("/api/jobs", json={**TINY, "n": 2}, headers={**headers, "Accept": "image/*"})
+    assert (drawn.status_code, drawn.headers["content-type"]) == (200, "image/png")
+    record = read(drawn.content).record
+    assert record is not None
+    assert record.seed == 5  # the first one of them
+    assert drawn.content == http.get(drawn.headers["content-location"]).content
+    assert http.get(drawn.headers["location"]).json()["state"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("prefer", "waits"),
+    [
+        *[
+            ("wait", 60.0),
+            ("WAIT", 60.0),
+            ("wait=7", 7.0),
+            ('wait = "7"', 7.0),
+            ("a; wait=900000000, b", 60.0),
+        ],
+        *[("", None), ("nowait", None), ("wait=soon", None), ("waiting", None), ("await", None)],
+    ],
+)
+def test_a_wish_to_wait_is_read_as_rfc_7240_has_it(prefer: str, waits: float | None) -> None:
+    assert http_jobs._patience(prefer) == waits
+
+
+async def _full(*_: Any, **__: Any) -> AsyncIterator[None]:
+    raise QueueFullError("so many wait already")
+    yield
+
+
+def test_who_waits_in_vain_has_a_job_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"Prefer": "wait=1", "Accept": "image/png"}
+    with Served(tmp_path) as server:  # nobody works here
+        began = time.monotonic()
+        answer = server.http.post("/api/jobs", json={**TINY, "model": "default"}, headers=headers)
+        assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+        assert 0.9 < time.monotonic() - began < 10
+        monkeypatch.setattr(http_stream.Streams, "follow", _full)
+        again = server.http.post("/api/jobs", json={**TINY, "model": "default"}, headers=headers)
+        assert (again.status_code, again.json()["state"]) == (202, "queued")
+        monkeypatch.undo()
+        threading.Timer(0.5, lambda: server.engine.cancel(server.engine.jobs()[-1].id)).start()
+        headers["Prefer"] = "wait"
+        gone = server.http.post("/api/jobs", json={**TINY, "model": "default"}, headers=headers)
+        assert (gone.status_code, gone.json()["error"]["code"]) == (409, "NoPicture")
+        assert "without a picture" in gone.json()["error"]["message"]
 
 
 def test_events_go_on_after_the_last_one_that_was_seen(art_server: Served) -> None:

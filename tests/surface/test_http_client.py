@@ -21,6 +21,7 @@ from http_server import Served
 import vitrail
 from vitrail.edit_schema import EditRequest
 from vitrail.errors import InputError, QueueFullError, UnknownJobError
+from vitrail.provenance.metadata import read
 from vitrail.request_fields import FileRef
 from vitrail.schema import TextToImageRequest
 from vitrail.serving.client import Client, ServerError
@@ -46,6 +47,28 @@ def test_from_words_to_a_file(client: Client) -> None:
     assert done.pictures[0].id in {row["id"] for row in client.pictures("apple", job=job.id)}
     assert job.id in {one.id for one in client.jobs()}
     assert "tiny" in {row["name"] for row in client.models()}
+
+
+def test_one_call_draws_a_picture_however_long_it_takes(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setitem(client._http.event_hooks, "request", [lambda request: asked.append(request.url.path)])
+    drawn = client.draw(TINY)
+    assert asked == ["/api/jobs"]
+    record = read(drawn).record
+    assert record is not None
+    assert record.seed == 5
+    monkeypatch.setattr("vitrail.serving.client._PATIENCE", 0)  # it takes longer than one request may
+    pictures = [Image.open(io.BytesIO(data)).tobytes() for data in (drawn, client.draw(TINY))]
+    assert pictures[0] == pictures[1]
+    assert len(asked) > 2
+    with pytest.raises(InputError, match="no model of this name"):
+        client.draw(TINY.model_copy(update={"model": "nothing"}))
+    with Served(tmp_path) as server, Client(server.url) as other:
+        threading.Timer(0.5, lambda: server.engine.cancel(server.engine.jobs()[0].id)).start()
+        with pytest.raises(ServerError, match="without a picture"):
+            other.draw(TINY.model_copy(update={"model": "default"}))
 
 
 def test_a_file_travels_and_settings_that_were_not_given_do_not(client: Client) -> None:

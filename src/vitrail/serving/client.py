@@ -3,9 +3,11 @@
     from vitrail import Client, TextToImageRequest
 
     with Client("http://127.0.0.1:7860") as client:
-        job = client.submit(TextToImageRequest(prompt="a cat sitting in a garden"))
-        job = client.wait(job.id)
-        open("cat.png", "wb").write(client.file(job.pictures[0].id))
+        cat = client.draw(TextToImageRequest(prompt="a cat sitting in a garden"))
+        open("cat.png", "wb").write(cat)
+
+Several pictures, progress and long works are jobs: :meth:`Client.submit`, :meth:`Client.events`,
+:meth:`Client.wait`, :meth:`Client.file`.
 
 Nothing here imports torch.
 """
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "ServerError"]
 
 _ATTEMPTS = 5
+_PATIENCE = 60  # seconds that one request waits for its picture; then the job is followed
 
 
 class ServerError(VitrailError):
@@ -70,6 +73,7 @@ class Client:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         # Reading all certificates takes 20 ms, and only https needs them.
         secure = url.startswith("https:")
+        self._timeout = timeout
         self._http: httpx.Client = httpx.Client(
             base_url=url.rstrip("/"), headers=headers, timeout=timeout, trust_env=False, verify=secure
         )
@@ -83,6 +87,23 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
+
+    def draw(self, request: Model, *, key: str | None = None) -> bytes:
+        """Ask for a picture and return its file, the first one of several; however long it takes.
+
+        ``key`` as of :meth:`submit`. Raises :class:`ServerError` where the job ends without a picture.
+        """
+        headers = {"Prefer": f"wait={_PATIENCE}", "Accept": "image/*"}
+        headers["Idempotency-Key"] = key or secrets.token_hex(16)
+        answer = self._get(
+            "/api/jobs", "POST", json=to_wire(request), headers=headers, timeout=self._timeout + _PATIENCE
+        )
+        if answer.status_code == 200:
+            return answer.content
+        job = self.wait(_job(answer.json()).id)
+        if not job.pictures:
+            raise ServerError(job.error.message if job.error else "the job ended without a picture")
+        return self.file(job.pictures[0].id)
 
     # -- jobs ------------------------------------------------------------------------------------------------
 
@@ -231,6 +252,7 @@ _ERRORS: dict[str, type[VitrailError]] = {
     "UnknownJobError": UnknownJobError,
     "QueueFullError": QueueFullError,
     "StorageError": StorageError,
+    "NoPicture": ServerError,
 }
 
 

@@ -36,7 +36,7 @@ from vitrail.request_fields import Model
 from vitrail.validation import parse
 
 __all__ = [
-    *("ErrorAnswer", "NotFoundError", "ParamError", "Refusal"),
+    *("ErrorAnswer", "NoPictureError", "NotFoundError", "ParamError", "Refusal"),
     *("documented", "error_answer", "handle_errors", "public"),
 ]
 
@@ -50,6 +50,10 @@ _PATH = re.compile(r"""(?<![\w:/.])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'",;:]+[/\\])*
 
 class NotFoundError(InputError):
     """Nothing is called so."""
+
+
+class NoPictureError(VitrailError):
+    """A picture was waited for, and its job ended without one."""
 
 
 class ParamError(InputError):
@@ -82,7 +86,7 @@ _MEANING = {
     403: "Another host or page than this server's own asks.",
     404: "There is nothing with this id or name.",
     408: "The body came too slowly.",
-    409: "The job or picture is not in a state for this.",
+    409: "The job ended without a picture.",
     411: "The length of the body is not said.",
     413: "The body is too large.",
     415: "The body is of a type that is not taken here.",
@@ -120,6 +124,8 @@ def refusal_of(error: BaseException) -> Refusal:
             return Refusal(400, "InputError", public(str(error)), param=param)
         case NotFoundError():
             return Refusal(404, "NotFound", public(str(error)))
+        case NoPictureError():
+            return Refusal(409, "NoPicture", public(str(error)))
         case QueueFullError():
             return Refusal(429, name, public(str(error)), {"Retry-After": str(RETRY_SECONDS)})
         case UnreachableError():

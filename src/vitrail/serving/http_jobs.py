@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -14,14 +15,19 @@ from starlette.concurrency import run_in_threadpool
 
 from vitrail.errors import InputError, QueueFullError
 from vitrail.request_fields import Model
-from vitrail.serving.http_errors import NotFoundError, documented, public
+from vitrail.serving.http_errors import NoPictureError, NotFoundError, documented, public
 from vitrail.serving.http_models import Shelf
 from vitrail.serving.http_stream import Streams, shown_job
 from vitrail.serving.http_wire import from_wire, load_json
-from vitrail.serving.jobs import Job, JobEngine, JobEvent, State
+from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent, State
 from vitrail.store.gallery import Gallery
 
 __all__ = ["JobAnswer", "JobsAnswer", "job_router", "read_json"]
+
+MAX_WAIT = 60.0
+"""Seconds that a request may wait for its job's end; proxies often end a silent one after that."""
+
+_WAIT = re.compile(r'(?:^|[,;])\s*wait(?:\s*=\s*"?([0-9]{1,9})"?)?\s*(?:$|[,;])', re.IGNORECASE)
 
 SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 EXAMPLES = {
@@ -94,7 +100,14 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
         "",
         status_code=202,
         response_model=JobAnswer,
-        responses=documented(408, 413, 415, 429),
+        responses={
+            **documented(408, 409, 413, 415, 429),
+            200: {
+                "model": JobAnswer,
+                "description": "With Prefer: wait, the job at its end, or its first picture.",
+                "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}},
+            },
+        },
         openapi_extra={
             "requestBody": {
                 "required": True,
@@ -119,10 +132,20 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
                 description="A retry with the same key and body returns the same job.",
             ),
         ] = None,
-        prefer: Annotated[str, Header(max_length=200)] = "",
+        prefer: Annotated[
+            str,
+            Header(
+                max_length=200,
+                description="wait, or wait=SECONDS up to 60: answer at the job's end, if it comes.",
+            ),
+        ] = "",
         accept: Annotated[str, Header(max_length=400)] = "",
     ) -> Any:
-        """Accept a request."""
+        """Accept a request. When this answers, the job is on disk and outlives a restart.
+
+        With Prefer: wait one request is enough: it is answered with the job at its end, or, where pictures
+        are accepted and nothing else before them, with the first picture. 202 says that it takes longer.
+        """
         body = await read_json(request)
 
         def take() -> Job:
@@ -131,17 +154,15 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
             return engine.submit(wanted, key=idempotency_key)
 
         job = await run_in_threadpool(take)
-        if (seconds := _waits(prefer)) is not None:
-            try:
+        headers = {"Location": f"/api/jobs/{job.id}"}
+        if (seconds := _patience(prefer)) is not None:
+            headers["Preference-Applied"] = "wait"
+            with contextlib.suppress(TimeoutError, QueueFullError):  # it takes longer, or too many wait
                 job = await asyncio.wait_for(streams.wait(job.id), seconds)
-            except (TimeoutError, QueueFullError):
-                seconds = None
-        response.headers["Location"] = f"/api/jobs/{job.id}"
-        if seconds is not None and accept.startswith("image/"):
-            data = await run_in_threadpool(gallery.open, job.pictures[0].id)
-            return Response(data, media_type="image/png")
-        if seconds is not None:
-            response.status_code = 200
+            if job.state in TERMINAL and accept.startswith("image/"):
+                return await run_in_threadpool(_first_picture, gallery, job, headers)
+        response.headers.update(headers)
+        response.status_code = 200 if "Preference-Applied" in headers and job.state in TERMINAL else 202
         return answer_of(job)
 
     @router.get("", response_model=JobsAnswer, responses=documented())
@@ -208,9 +229,21 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
     return router
 
 
-def _waits(prefer: str) -> float | None:
-    found = re.search(r"(?:^|[,; ])wait(?:=([0-9]{1,4}))?(?:$|[,; ])", prefer)
-    return None if found is None else min(60.0, float(found[1] or 60))
+def _patience(prefer: str) -> float | None:
+    """Seconds that a Prefer header (RFC 7240) asks to wait, None if it does not."""
+    found = _WAIT.search(prefer)
+    return None if found is None else min(MAX_WAIT, float(found[1] or MAX_WAIT))
+
+
+def _first_picture(gallery: Gallery, job: Job, headers: dict[str, str]) -> Response:
+    """The first picture of a job that has ended, as its file."""
+    if not job.pictures:
+        raise NoPictureError(
+            job.error.message if job.error else "the job ended without a picture; ask for application/json"
+        )
+    found = gallery.file(job.pictures[0].id)
+    headers["Content-Location"] = f"/api/pictures/{found.id}/file"
+    return Response(gallery.open(found), media_type=found.media_type, headers=headers)
 
 
 async def _lines(told: AsyncIterator[JobEvent | None]) -> AsyncIterator[str]:

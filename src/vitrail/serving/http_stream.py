@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from vitrail.errors import QueueFullError, StorageError
 from vitrail.serving.http_errors import public
-from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent, JobPicture
+from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent
 
 __all__ = ["Streams", "shown_job"]
 
@@ -112,7 +112,3 @@ class Streams:
             if event is not None and event.job.state in TERMINAL:
                 return event.job
         return await asyncio.to_thread(self.engine.job, id)  # the server stops, or it ended without a word
-
-    async def pictures(self, id: str) -> tuple[JobPicture, ...]:
-        """Wait for the job's end and return its pictures in their order."""
-        return tuple(sorted((await self.wait(id)).pictures, key=lambda picture: picture.index))
