@@ -143,7 +143,7 @@ class Keeper:
         cancelled: dict[str, float] = {}
         long = any(claim.lane == "long" for claim in claims)
         watch = _Watch(self._patience, self.pid, long=long, started=self._started)
-        asked = 0.0
+        asked = time.monotonic()  # when they were claimed, nobody had cancelled them
         while left:
             if self._stopping.is_set():
                 raise EOFError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -30,7 +31,7 @@ _WAITS = JOBS.c.state == "queued"
 _IN_ORDER = (JOBS.c.place, JOBS.c.n)
 
 _JOB = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("id"))
-_JOB_LOCKED = _JOB.with_for_update()
+_JOB_LOCKED, _KNOWN = _JOB.with_for_update(), _JOB.with_only_columns(JOBS.c.id)
 _KEYED = sa.select(JOBS).where(JOBS.c.key == sa.bindparam("key"))
 _KEPT = (
     sa.select(EVENTS)
@@ -74,7 +75,7 @@ class QueueStore:
     def check(self, id: str) -> None:
         """Raise :class:`UnknownJobError` for an id that no job has."""
         with self._database.read() as connection:
-            _row(connection, id)
+            _row(connection, id, _KNOWN)
 
     def jobs(self, states: frozenset[State] | None, limit: int, after: str | None) -> list[Job]:
         """As :meth:`vitrail.serving.jobs.JobEngine.jobs`."""
@@ -122,14 +123,14 @@ class QueueStore:
     def preview(self, id: str) -> bytes | None:
         """The newest preview of a job as a PNG."""
         with self._database.read() as connection:
-            _row(connection, id)
+            _row(connection, id, _KNOWN)
             data = connection.execute(sa.select(PREVIEWS.c.data).where(PREVIEWS.c.job == id)).scalar()
         return None if data is None else bytes(data)
 
     def cancel(self, id: str) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.cancel`; whoever runs the job sees the mark."""
         with self._database.write() as connection:
-            row = _row(connection, id, lock=True)
+            row = _row(connection, id, _JOB_LOCKED)
             if row.state == "queued":
                 end(connection, id, self._database.now(connection), {"state": "cancelled"})
             elif row.state == "running":
@@ -205,15 +206,15 @@ class QueueStore:
             return tell(connection, row, "state", now, position=position).job
 
 
-def _row(connection: sa.Connection, id: str, *, lock: bool = False) -> Row:
-    row = connection.execute(_JOB_LOCKED if lock else _JOB, {"id": str(id)[:80]}).one_or_none()
+def _row(connection: sa.Connection, id: str, asked: sa.Select[Any] = _JOB) -> Row:
+    row = connection.execute(asked, {"id": str(id)[:80]}).one_or_none()
     if row is None:
         raise UnknownJobError("there is no such job; it may have been forgotten")
     return row
 
 
 def _waiting_row(connection: sa.Connection, id: str) -> Row:
-    row = _row(connection, id, lock=True)
+    row = _row(connection, id, _JOB_LOCKED)
     if row.state != "queued":
         raise InputError(f"this job is {row.state}; only jobs that wait can be moved, or moved before")
     return row

@@ -70,7 +70,7 @@ class Watch:
             thread.join(5)
 
     def _look(self) -> None:
-        while True:
+        while not self._closed.wait(self._seconds):  # who begins to follow a job looks at it first
             with self._lock:
                 if self._closed.is_set() or not self._followed:
                     self._thread = None
@@ -79,7 +79,6 @@ class Watch:
             with contextlib.suppress(StorageError):  # the next look may find it well
                 for id, seq in self._store.newest(ids).items():
                     self.told(id, seq)
-            self._closed.wait(self._seconds)
 
 
 class _Followed:
