@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from vitrail.errors import InputError, QueueFullError, UnknownJobError
 from vitrail.schema import TextToImageRequest, parse
 from vitrail.serving import queue_claims
+from vitrail.serving.long_work import BuildDataRequest
 from vitrail.serving.processes import Identity
 from vitrail.serving.queue_claims import Claims, LostClaimError, take_back_lost
 from vitrail.serving.queue_permits import Permits
@@ -31,11 +33,11 @@ def request(prompt: str = "a red cat", **settings: Any) -> TextToImageRequest:
 class Queue:
     """A queue in a file, and workers of it that are no processes."""
 
-    def __init__(self, folder: Path, limit: int = 100) -> None:
+    def __init__(self, folder: Path, limit: int = 100, woken: bool = False) -> None:
         self.database = Database(None, folder / "vitrail.sqlite")
         self.database.create(TABLES)
         self.permits = Permits(self.database)
-        self.store = QueueStore(self.database, self.permits, limit)
+        self.store = QueueStore(self.database, self.permits, limit, woken=woken)
 
     def worker(self, name: str, lease: float = 60.0) -> Claims:
         # Of another machine: whether its process lives cannot be seen, only that it says so.
@@ -222,6 +224,26 @@ def test_a_picture_that_is_noted_again_is_noted_once(queue: Queue) -> None:
             worker.hold(connection, claim)
             worker.picture(connection, claim, 0, picture("p0", id))
     assert [(one.id, one.index) for one in queue.store.job(id).pictures] == [("p0", 0)]
+
+
+@pytest.mark.parametrize("woken", [False, True])
+def test_as_many_permits_wait_as_are_needed(make_queue: Callable[..., Queue], woken: bool) -> None:
+    queue = make_queue(woken=woken)
+
+    def waiting() -> int:
+        asked = sa.text("SELECT count(*) FROM workflow_status WHERE status = 'ENQUEUED'")
+        with queue.database.read() as connection:
+            return int(connection.execute(asked).scalar_one())
+
+    for _ in range(3):
+        queue.submit()
+    assert waiting() == (1 if woken else 3)
+    with queue.database.write() as connection:  # a worker takes them
+        connection.execute(sa.text("UPDATE workflow_status SET status = 'PENDING'"))
+    queue.submit()
+    assert waiting() == 1
+    queue.store.submit(parse(BuildDataRequest, {"what": "emoji"}), None)
+    assert waiting() == 2  # another lane's
 
 
 def test_whoever_lost_a_job_changes_nothing_of_it_any_more(queue: Queue) -> None:

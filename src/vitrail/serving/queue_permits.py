@@ -1,10 +1,10 @@
-"""Permits: one durable DBOS workflow for each job, which allows a worker to take the next one.
+"""Permits: a durable DBOS workflow for each job, which allows a worker to take the next one.
 
 The order of jobs, their batches and their quarantine are in tables of our own (docs/architecture.md says
 why); that somebody takes them up, whatever dies in between, is what DBOS is for. A permit is enqueued in the
-very transaction that accepts the job. A worker that gets it takes whatever job is next, not the one it came
-with: all permits are alike, so jobs may be moved and taken together without touching them. One that finds
-nothing to do is over at once.
+very transaction that accepts the job, unless one that waits will do. A worker that gets it takes whatever job
+is next, not the one it came with: all permits are alike, so jobs may be moved and taken together without
+touching them. One that finds nothing to do is over at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ _QUEUES: dict[Lane, str] = {"pictures": "vitrail-pictures", "long": "vitrail-lon
 _VERSION = "vitrail"
 _POLL = 0.05
 #: Where every worker is woken for every job, permits are for what went wrong, and can wait.
-_POLL_WOKEN = 1.0
+_POLL_WOKEN = 5.0
+_ENQUEUED = sa.text(
+    "SELECT 1 FROM workflow_status WHERE queue_name = :queue AND status = 'ENQUEUED' LIMIT 1"
+)  # DBOS's own table; its client asks over a connection of its own, and takes ten times as long
 _KEEP = timedelta(minutes=10)
 
 
@@ -81,6 +84,12 @@ class Permits:
     def _client(self) -> DBOSClient:
         assert self._made is not None, "prepare() comes first"
         return self._made
+
+    def waits(self, connection: sa.Connection, lane: Lane) -> bool:
+        """Whether a permit of the lane waits, and will until the caller's transaction has ended; SQLite only,
+        where writers take turns. Whoever takes it later sees what the caller has written.
+        """
+        return connection.execute(_ENQUEUED, {"queue": _QUEUES[lane]}).one_or_none() is not None
 
     def add(self, connection: sa.Connection, name: str, lane: Lane) -> None:
         """Enqueue a permit in the caller's transaction; a ``name`` that was used before adds none."""

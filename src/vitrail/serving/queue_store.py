@@ -49,12 +49,17 @@ _ACCEPT, _KEEP = sa.insert(JOBS).returning(JOBS), sa.insert(INPUTS)
 
 
 class QueueStore:
-    """Jobs in ``database``; at most ``limit`` of them wait. For any number of threads and processes."""
+    """Jobs in ``database``; at most ``limit`` of them wait. For any number of threads and processes.
 
-    def __init__(self, database: Database, permits: Permits, limit: int) -> None:
+    ``woken``: every worker is told of every job, in a file that all of them share; then one permit that waits
+    is enough, should the word be lost. Elsewhere as many workers begin as there are permits.
+    """
+
+    def __init__(self, database: Database, permits: Permits, limit: int, *, woken: bool = False) -> None:
         self._database = database
         self._permits = permits
         self._limit = limit
+        self._woken = woken and database.sqlite
 
     def submit(self, request: Model, key: str | None) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.submit`."""
@@ -202,7 +207,8 @@ class QueueStore:
             row = connection.execute(_ACCEPT, job).one()
             for sha256, data in stored.files.items():
                 connection.execute(_KEEP, {"job": id, "sha256": sha256, "data": data})
-            self._permits.add(connection, id, stored.lane)
+            if not (self._woken and self._permits.waits(connection, stored.lane)):
+                self._permits.add(connection, id, stored.lane)
             return tell(connection, row, "state", now, position=position).job
 
 
