@@ -160,6 +160,18 @@ def test_a_model_that_draws_is_judged_on_prompts(
     assert out
 
 
+def test_a_damaged_picture_is_told_before_anything_is_drawn(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_model: Path
+) -> None:
+    Path("prompts.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    whole = (pictures(tmp_path / "real", 3, 1) / "02.png").read_bytes()
+    (tmp_path / "real" / "02.png").write_bytes(whole[:-30])
+    arguments = ["--model", str(tiny_model), "--prompts", "prompts.txt", "--against", "real", "-o", "here"]
+    _, err = run(capsys, *arguments, code=1)
+    assert "02.png cannot be decoded" in err
+    assert not Path("here/pictures").exists()
+
+
 def test_a_gan_is_judged_on_its_classes_against_a_built_set(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

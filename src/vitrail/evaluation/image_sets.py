@@ -141,6 +141,12 @@ class ImageSet:
             self._bytes += array.nbytes
         return self._kept[i]
 
+    def read(self) -> ImageSet:
+        """Read every picture once and return the set: a damaged one is told before longer work begins."""
+        for i in range(len(self)):
+            self.pixels(i)
+        return self
+
     def tensor(self, i: int) -> Tensor:
         """Return picture i as float32 (1, 3, H, W) in [-1, 1]."""
         array = torch.from_numpy(np.array(self.pixels(i)))

@@ -88,7 +88,7 @@ def _of_model(request: EvaluateRequest, folder: Path, bar: Bar, keep: bool) -> E
             )
         names = choose(request.metrics, "pairs")
         missing = _fetch(names, bool(request.metrics), bar)  # before the work, in case it fails
-        originals = read_pictures(request.pictures, request.limit)
+        originals = read_pictures(request.pictures, request.limit).read()
         made = through(request.model, originals, device=request.device, progress=bar)
         space, network = _loaded(names, missing, bar)
         evaluation = evaluate_pairs(
@@ -101,7 +101,9 @@ def _of_model(request: EvaluateRequest, folder: Path, bar: Bar, keep: bool) -> E
                 f"model {shown(request.model, 60)} draws from words; give --prompts FILE, one on every line"
             )
         names = choose(request.metrics, "sets")
-        reference = read_pictures(request.against, request.limit) if request.against is not None else None
+        reference = None
+        if request.against is not None:
+            reference = read_pictures(request.against, request.limit).read()
         missing = _fetch(names, bool(request.metrics), bar)
         made = generate(
             request.model,

@@ -7,9 +7,10 @@ everybody else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from vitrail.errors import QueueFullError, StorageError
@@ -44,7 +45,7 @@ class Streams:
         """End every stream, as a server does that stops."""
         self._closed.set()
 
-    async def follow(self, id: str, *, after: int = 0) -> AsyncIterator[JobEvent | None]:
+    async def follow(self, id: str, *, after: int = 0) -> AsyncGenerator[JobEvent | None, None]:
         """Yield the job's events with ``seq`` above ``after`` until it ends.
 
         None comes first, once it is sure that there is such a job, and every few seconds between. Raises
@@ -108,7 +109,8 @@ class Streams:
 
     async def wait(self, id: str) -> Job:
         """Wait until the job has ended and return it."""
-        async for event in self.follow(id):
-            if event is not None and event.job.state in TERMINAL:
-                return event.job
+        async with contextlib.aclosing(self.follow(id)) as told:
+            async for event in told:
+                if event is not None and event.job.state in TERMINAL:
+                    return event.job
         return await asyncio.to_thread(self.engine.job, id)  # the server stops, or it ended without a word
