@@ -58,7 +58,8 @@ _GROUPS = {
 }
 #: What the routes do, in Chinese; English is in the document.
 _CHINESE = {
-    "POST /api/jobs": "提交请求。回答之后，任务已写入磁盘，重启也不会丢失。",
+    "POST /api/jobs": "提交请求。回答之后，任务已写入磁盘，重启也不会丢失。加上 Prefer: wait，一个请求就够：任务结束时"
+    "返回该任务；若只接受图片（Accept: image/*），则返回第一张图片。202 表示还需要更久。",
     "GET /api/jobs": "等待中、运行中与已结束的任务。",
     "GET /api/jobs/{id}": "一个任务的当前状态。",
     "POST /api/jobs/{id}/cancel": "请求停止任务；已结束的保持不变，不影响其他任务。",
@@ -197,10 +198,11 @@ def _quoted(value: Any) -> str:
 
 
 def _picture(operation: dict[str, Any]) -> str | None:
-    """The suffix of the picture that is answered, which a terminal cannot show."""
-    kinds = operation.get("responses", {}).get("200", {}).get("content", {})
-    found = [kind for kind in kinds if kind.startswith("image/")]
-    return f".{found[0].removeprefix('image/')}" if found else None
+    """The suffix of the picture that is answered, and nothing else, which a terminal cannot show."""
+    kinds = list(operation.get("responses", {}).get("200", {}).get("content", {}))
+    if not kinds or not all(kind.startswith("image/") for kind in kinds):
+        return None
+    return f".{kinds[0].removeprefix('image/')}"
 
 
 def _value(document: dict[str, Any], media: dict[str, Any]) -> Any:
