@@ -140,6 +140,8 @@ cannot write {place}: {reason}
     {place} 是文件而不是文件夹；请换一个文件夹
 {place} exists already; choose another name or remove it
     {place} 已存在；请换一个名称或先删除它
+the job ended without a picture; its address says more
+    任务结束时没有图片；详情见该任务的地址
 no file can be opened now: {why}; close other programs or raise the limit
     现在无法打开文件：{why}；请关闭其他程序，或提高上限
 no room left for {place}: {need#} bytes needed, {free#} free; free some space or choose another disk

@@ -33,11 +33,11 @@ def request(prompt: str = "a red cat", **settings: Any) -> TextToImageRequest:
 class Queue:
     """A queue in a file, and workers of it that are no processes."""
 
-    def __init__(self, folder: Path, limit: int = 100, woken: bool = False) -> None:
+    def __init__(self, folder: Path, limit: int = 100, beside: int = 0) -> None:
         self.database = Database(None, folder / "vitrail.sqlite")
         self.database.create(TABLES)
         self.permits = Permits(self.database)
-        self.store = QueueStore(self.database, self.permits, limit, woken=woken)
+        self.store = QueueStore(self.database, self.permits, limit, beside=beside)
 
     def worker(self, name: str, lease: float = 60.0) -> Claims:
         # Of another machine: whether its process lives cannot be seen, only that it says so.
@@ -226,9 +226,13 @@ def test_a_picture_that_is_noted_again_is_noted_once(queue: Queue) -> None:
     assert [(one.id, one.index) for one in queue.store.job(id).pictures] == [("p0", 0)]
 
 
-@pytest.mark.parametrize("woken", [False, True])
-def test_as_many_permits_wait_as_are_needed(make_queue: Callable[..., Queue], woken: bool) -> None:
-    queue = make_queue(woken=woken)
+@pytest.mark.parametrize(("beside", "living", "permits"), [(0, 0, 3), (1, 1, 1), (1, 2, 3)])
+def test_as_many_permits_wait_as_are_needed(
+    make_queue: Callable[..., Queue], beside: int, living: int, permits: int
+) -> None:
+    queue = make_queue(beside=beside)
+    for number in range(living):
+        queue.worker(f"w{number}")
 
     def waiting() -> int:
         asked = sa.text("SELECT count(*) FROM workflow_status WHERE status = 'ENQUEUED'")
@@ -237,7 +241,7 @@ def test_as_many_permits_wait_as_are_needed(make_queue: Callable[..., Queue], wo
 
     for _ in range(3):
         queue.submit()
-    assert waiting() == (1 if woken else 3)
+    assert waiting() == permits
     with queue.database.write() as connection:  # a worker takes them
         connection.execute(sa.text("UPDATE workflow_status SET status = 'PENDING'"))
     queue.submit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import hashlib
 import io
@@ -220,19 +221,29 @@ def test_a_cache_saves_decoding_and_never_a_broken_file(
     assert scan(tmp_path / "set", cache=cache, max_pixels=100).records == ()
 
 
-def test_no_picture_is_left_out_because_too_many_files_are_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("refusing", ["7.png", "more.tar", "sub"])
+def test_nothing_is_left_out_because_too_many_files_are_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusing: str
 ) -> None:
     for number in range(9):
-        picture(tmp_path / f"{number}.png")
-    opened = os.open
+        data = picture(tmp_path / f"{number}.png")
+    picture(tmp_path / "sub" / "a.png")
+    with tarfile.open(tmp_path / "more.tar", "w") as tar:
+        member = tarfile.TarInfo("b.png")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    assert len(scan(tmp_path).records) == 11
 
-    def refused(path: Any, *rest: Any, **more: Any) -> int:
-        if str(path).endswith("7.png"):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return opened(path, *rest, **more)
+    def refused(plain: Any) -> Any:
+        def call(path: Any, *rest: Any, **more: Any) -> Any:
+            if str(path).endswith(refusing):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return plain(path, *rest, **more)
 
-    monkeypatch.setattr(os, "open", refused)
+        return call
+
+    for module, name in ((os, "open"), (os, "scandir"), (io, "open"), (builtins, "open")):
+        monkeypatch.setattr(module, name, refused(getattr(module, name)))
     with pytest.raises(StorageError, match="no file can be opened now: Too many open files; close ") as found:
         scan(tmp_path)
     assert "请关闭其他程序" in str(in_chinese(str(found.value)))

@@ -83,7 +83,7 @@ class ArrayCache:
 
     def put(self, key: str, array: Array) -> bool:
         """Store ``array``; False if the disk refused (logged once)."""
-        body = safetensors.numpy.save({_NAME: np.ascontiguousarray(array)})
+        body = safetensors.numpy.save({_NAME: np.asarray(array, order="C")})
         path = self._path(key)
         staged = path.with_name(f".{key[:16]}-{os.getpid()}-{secrets.token_hex(6)}.part")
         try:

@@ -233,6 +233,8 @@ class FolderSource:
         try:
             # Its header was within the cap of the scan, whatever that was.
             return open_image(self.read(record), max_pixels=max(MAX_PIXELS, record.width * record.height))
+        except StorageError:
+            raise
         except VitrailError as error:
             raise DataError(f"{record.id}: {error}") from error
 

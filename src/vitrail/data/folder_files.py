@@ -30,6 +30,7 @@ __all__ = [
     "ProblemKind",
     "Progress",
     "printable",
+    "raise_if_short",
     "stop_if",
     "walk",
 ]
@@ -100,10 +101,7 @@ class Place:
         try:
             handle = os.open(self.path, flags)
         except (OSError, ValueError) as error:
-            if getattr(error, "errno", None) in _SHORT:
-                raise StorageError(
-                    f"no file can be opened now: {reason_of(error)}; close other programs or raise the limit"
-                ) from error
+            raise_if_short(error)
             raise DataError(f"cannot be opened: {reason_of(error)}") from error
         with os.fdopen(handle, "rb") as file:
             status = os.fstat(handle)
@@ -153,6 +151,14 @@ def reason_of(error: Exception) -> str:
     return printable(text or type(error).__name__)[:200]
 
 
+def raise_if_short(error: BaseException) -> None:
+    """Raise :class:`StorageError` where ``error`` says that too much is open, which is no file's fault."""
+    if isinstance(error, OSError) and error.errno in _SHORT:
+        raise StorageError(
+            f"no file can be opened now: {reason_of(error)}; close other programs or raise the limit"
+        ) from error
+
+
 def stop_if(cancelled: Cancelled | None) -> None:
     """Raise :class:`CancelledError` if the caller wants the work to stop."""
     if cancelled is not None and cancelled():
@@ -164,7 +170,7 @@ def walk(folder: Path | str, *, follow_links: bool = False, cancelled: Cancelled
 
     With ``follow_links`` symbolic links to *files* are followed (a farm of links is a common way to make a
     data set); links to folders never are, since they can form loops. Raises :class:`InputError` if there is
-    no such folder and :class:`DataError` if it cannot be listed.
+    no such folder, :class:`DataError` if it cannot be listed and :class:`StorageError` if too much is open.
     """
     root = Path(folder)
     found = Found(root)
@@ -187,6 +193,7 @@ def walk(folder: Path | str, *, follow_links: bool = False, cancelled: Cancelled
             with os.scandir(directory) as entries:
                 listed = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
+            raise_if_short(error)
             if directory == root:
                 raise DataError(f"{printable(str(root))} cannot be listed: {reason_of(error)}") from error
             found.problems.append(Problem(prefix, "folder", f"cannot be listed: {reason_of(error)}"))

@@ -24,7 +24,7 @@ from vitrail.data.duplicates import Fingerprint, fingerprint, near_groups
 from vitrail.data.folder import FolderSource, Record, Scan, scan
 from vitrail.data.folder_files import Cancelled, Problem, ProblemKind, Progress, printable, stop_if
 from vitrail.data.inspect_advice import Advice, Language, advise, phrase, reason_in
-from vitrail.errors import VitrailError
+from vitrail.errors import StorageError, VitrailError
 from vitrail.images import MAX_PIXELS, open_image
 
 __all__ = ["Captions", "InspectReport", "Sample", "SizeCount", "inspect"]
@@ -313,6 +313,8 @@ def _thumbnails(
         stop_if(cancelled)
         try:
             picture = open_image(record.place.read(), max_pixels)
+        except StorageError:  # not this picture's fault
+            raise
         except VitrailError as error:
             vanished.append(Problem(record.id, "picture", f"changed while it was looked at: {error}"))
             continue

@@ -25,6 +25,7 @@ from vitrail.data.folder_files import (
     Place,
     Problem,
     printable,
+    raise_if_short,
     reason_of,
     stop_if,
 )
@@ -86,6 +87,7 @@ def read_tar(
                 elif member.isfile() and not PurePosixPath(member.name).name.startswith("."):
                     ignored += _take(path, member, name, samples, texts, problems)
     except (OSError, tarfile.TarError, ValueError, RecursionError, EOFError) as error:
+        raise_if_short(error)
         problems.append(
             Problem(tar_id, "archive", f"is damaged after {len(samples)} pictures: {reason_of(error)}")
         )

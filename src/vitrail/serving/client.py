@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Client", "ServerError"]
 
 _ATTEMPTS = 5
-_PATIENCE = 60  # seconds that one request waits for its picture; then the job is followed
+_PATIENCE = 50  # seconds that one request waits for its picture; then the job is followed
 
 
 class ServerError(VitrailError):

@@ -106,7 +106,7 @@ class DurableEngine:
         # Whoever begins later looks at a page first. A server's refusal is to be told at once, though.
         later = not started and (database is None or database.startswith("sqlite"))
         self._database, self._gallery, self._permits = settings.open(later=later)
-        self._store = QueueStore(self._database, self._permits, queue_limit, woken=workers > 0)
+        self._store = QueueStore(self._database, self._permits, queue_limit, beside=workers)
         self._work = settings.work
         # Workers beside us tell what they do; looking is for those elsewhere, who may share the queue.
         self._watch = Watch(self._store, _looks(workers, self._database.sqlite))

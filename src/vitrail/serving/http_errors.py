@@ -53,7 +53,11 @@ class NotFoundError(InputError):
 
 
 class NoPictureError(VitrailError):
-    """A picture was waited for, and its job ended without one."""
+    """A picture was waited for, and its job, at the address ``job``, ended without one."""
+
+    def __init__(self, message: str, job: str) -> None:
+        super().__init__(message)
+        self.job = job
 
 
 class ParamError(InputError):
@@ -124,8 +128,8 @@ def refusal_of(error: BaseException) -> Refusal:
             return Refusal(400, "InputError", public(str(error)), param=param)
         case NotFoundError():
             return Refusal(404, "NotFound", public(str(error)))
-        case NoPictureError():
-            return Refusal(409, "NoPicture", public(str(error)))
+        case NoPictureError(job=job):
+            return Refusal(409, "NoPicture", public(str(error)), {"Location": job})
         case QueueFullError():
             return Refusal(429, name, public(str(error)), {"Retry-After": str(RETRY_SECONDS)})
         case UnreachableError():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from vitrail.errors import InputError, QueueFullError
 from vitrail.request_fields import Model
 from vitrail.serving.http_errors import NoPictureError, NotFoundError, documented, public
 from vitrail.serving.http_models import Shelf
+from vitrail.serving.http_pictures import there
 from vitrail.serving.http_stream import Streams, shown_job
 from vitrail.serving.http_wire import from_wire, load_json
 from vitrail.serving.jobs import TERMINAL, Job, JobEngine, JobEvent, State
@@ -24,10 +24,10 @@ from vitrail.store.gallery import Gallery
 
 __all__ = ["JobAnswer", "JobsAnswer", "job_router", "read_json"]
 
-MAX_WAIT = 60.0
-"""Seconds that a request may wait for its job's end; proxies often end a silent one after that."""
+MAX_WAIT = 50.0
+"""Seconds that a request may wait for its job's end; what stands between ends a silent one after 60."""
 
-_WAIT = re.compile(r'(?:^|[,;])\s*wait(?:\s*=\s*"?([0-9]{1,9})"?)?\s*(?:$|[,;])', re.IGNORECASE)
+_WAIT = re.compile(r'(?:^|,)\s*wait(?:\s*=\s*"?([0-9]{1,9})"?)?\s*(?:$|[,;])', re.IGNORECASE)
 
 SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 EXAMPLES = {
@@ -109,6 +109,14 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
             },
         },
         openapi_extra={
+            "parameters": [
+                {
+                    "name": "Prefer",
+                    "in": "header",
+                    "schema": {"type": "string", "examples": ["wait", "wait=20"]},
+                    "description": "wait, or wait=SECONDS up to 50: answer at the job's end, if it comes.",
+                }
+            ],
             "requestBody": {
                 "required": True,
                 "content": {
@@ -117,7 +125,7 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
                         "examples": EXAMPLES,
                     }
                 },
-            }
+            },
         },
     )
     async def submit(
@@ -132,14 +140,6 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
                 description="A retry with the same key and body returns the same job.",
             ),
         ] = None,
-        prefer: Annotated[
-            str,
-            Header(
-                max_length=200,
-                description="wait, or wait=SECONDS up to 60: answer at the job's end, if it comes.",
-            ),
-        ] = "",
-        accept: Annotated[str, Header(max_length=400)] = "",
     ) -> Any:
         """Accept a request. When this answers, the job is on disk and outlives a restart.
 
@@ -154,16 +154,44 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
             return engine.submit(wanted, key=idempotency_key)
 
         job = await run_in_threadpool(take)
-        headers = {"Location": f"/api/jobs/{job.id}"}
-        if (seconds := _patience(prefer)) is not None:
-            headers["Preference-Applied"] = "wait"
-            with contextlib.suppress(TimeoutError, QueueFullError):  # it takes longer, or too many wait
-                job = await asyncio.wait_for(streams.wait(job.id), seconds)
-            if job.state in TERMINAL and accept.startswith("image/"):
-                return await run_in_threadpool(_first_picture, gallery, job, headers)
-        response.headers.update(headers)
-        response.status_code = 200 if "Preference-Applied" in headers and job.state in TERMINAL else 202
-        return answer_of(job)
+        response.headers["Location"] = address = f"/api/jobs/{job.id}"
+        if (seconds := _patience(",".join(request.headers.getlist("prefer")))) is None:
+            return answer_of(job)
+        job = await ended(job, seconds, request)
+        if job.state not in TERMINAL:
+            return answer_of(job)
+        response.status_code = 200
+        response.headers["Preference-Applied"] = "wait"
+        if not request.headers.get("accept", "").startswith("image/"):
+            return answer_of(job)
+        if not job.pictures:
+            message = "the job ended without a picture; its address says more"
+            raise NoPictureError(job.error.message if job.error else message, address)
+        picture = job.pictures[0].id
+        response.headers["Content-Location"] = f"/api/pictures/{picture}/file"
+        with there():
+            found = await run_in_threadpool(gallery.file, picture)
+            data = await run_in_threadpool(gallery.open, found)
+        return Response(data, media_type=found.media_type, headers=dict(response.headers))
+
+    async def ended(job: Job, seconds: float, request: Request) -> Job:
+        """The job at its end, or as it stands after ``seconds``, or once nobody waits for the answer."""
+
+        async def hung_up() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        waiting, gone = asyncio.ensure_future(streams.wait(job.id)), asyncio.ensure_future(hung_up())
+        try:
+            await asyncio.wait({waiting, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return waiting.result()
+        except QueueFullError:  # too many wait already
+            pass
+        finally:
+            waiting.cancel()
+            gone.cancel()
+        return await run_in_threadpool(engine.job, job.id)
 
     @router.get("", response_model=JobsAnswer, responses=documented())
     def listed(
@@ -233,17 +261,6 @@ def _patience(prefer: str) -> float | None:
     """Seconds that a Prefer header (RFC 7240) asks to wait, None if it does not."""
     found = _WAIT.search(prefer)
     return None if found is None else min(MAX_WAIT, float(found[1] or MAX_WAIT))
-
-
-def _first_picture(gallery: Gallery, job: Job, headers: dict[str, str]) -> Response:
-    """The first picture of a job that has ended, as its file."""
-    if not job.pictures:
-        raise NoPictureError(
-            job.error.message if job.error else "the job ended without a picture; ask for application/json"
-        )
-    found = gallery.file(job.pictures[0].id)
-    headers["Content-Location"] = f"/api/pictures/{found.id}/file"
-    return Response(gallery.open(found), media_type=found.media_type, headers=headers)
 
 
 async def _lines(told: AsyncIterator[JobEvent | None]) -> AsyncIterator[str]:

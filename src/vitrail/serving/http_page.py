@@ -58,8 +58,8 @@ _GROUPS = {
 }
 #: What the routes do, in Chinese; English is in the document.
 _CHINESE = {
-    "POST /api/jobs": "提交请求。回答之后，任务已写入磁盘，重启也不会丢失。加上 Prefer: wait，一个请求就够：任务结束时"
-    "返回该任务；若只接受图片（Accept: image/*），则返回第一张图片。202 表示还需要更久。",
+    "POST /api/jobs": "提交请求。回答之后，任务已写入磁盘，重启也不会丢失。加上 Prefer: wait，一个请求就够："
+    "任务结束时返回该任务；若只接受图片（Accept: image/*），则返回第一张图片。202 表示还需要更久。",
     "GET /api/jobs": "等待中、运行中与已结束的任务。",
     "GET /api/jobs/{id}": "一个任务的当前状态。",
     "POST /api/jobs/{id}/cancel": "请求停止任务；已结束的保持不变，不影响其他任务。",

@@ -15,7 +15,7 @@ from vitrail.serving.http_errors import NotFoundError, documented
 from vitrail.serving.http_models import ModelInfo, Shelf
 from vitrail.store.gallery import Gallery, Picture, PictureFileError
 
-__all__ = ["PictureAnswer", "PicturesAnswer", "model_router", "picture_router"]
+__all__ = ["PictureAnswer", "PicturesAnswer", "model_router", "picture_router", "there"]
 
 _FOREVER = "private, max-age=31536000, immutable"  # a picture never changes, nor is an id used again
 Filter = Annotated[str | None, Query(max_length=400)]
@@ -102,13 +102,13 @@ def picture_router(gallery: Gallery) -> APIRouter:
     @router.get("/{id}", response_model=PictureAnswer, responses=documented())
     def picture(id: str) -> PictureAnswer:
         """What is known of a picture."""
-        with _there():
+        with there():
             return answer_of(gallery.get(id))
 
     @router.get("/{id}/file", response_class=Response, responses=_pictures("The file, as it was saved."))
     def file(id: str, if_none_match: Annotated[str | None, Header(max_length=100)] = None) -> Response:
         """The picture itself, with its settings inside."""
-        with _there():
+        with there():
             found = gallery.file(id)
         tag = f'"{found.sha256[:32]}"'
         headers = {
@@ -118,7 +118,7 @@ def picture_router(gallery: Gallery) -> APIRouter:
         }
         if if_none_match == tag:
             return Response(status_code=304, headers=headers)
-        with _there():
+        with there():
             data = gallery.open(found)
         return Response(data, media_type=found.media_type, headers=headers)
 
@@ -127,20 +127,20 @@ def picture_router(gallery: Gallery) -> APIRouter:
     )
     def thumbnail(id: str, side: Annotated[int, Query(ge=16, le=1024)] = 256) -> Response:
         """The picture, at most ``side`` pixels a side."""
-        with _there():
+        with there():
             data = gallery.thumbnail(id, side)
         return Response(data, media_type="image/webp", headers={"Cache-Control": _FOREVER})
 
     @router.post("/{id}/favourite", response_model=PictureAnswer, responses=documented(415))
     def mark(id: str, body: FavouriteBody) -> PictureAnswer:
         """Mark a picture as a favourite, or take the mark away."""
-        with _there():
+        with there():
             return answer_of(gallery.set_favourite(id, body.favourite))
 
     @router.delete("/{id}", response_model=Deleted, responses=documented(415))
     def delete(id: str) -> Deleted:
         """Remove a picture and its record for good."""
-        with _there():
+        with there():
             gallery.delete(id)
         return Deleted(deleted=id)
 
@@ -148,7 +148,7 @@ def picture_router(gallery: Gallery) -> APIRouter:
 
 
 @contextlib.contextmanager
-def _there() -> Iterator[None]:
+def there() -> Iterator[None]:
     """A picture that nobody knows is not there, nor is a file that is gone; the disk is well."""
     try:
         yield

@@ -23,7 +23,7 @@ from vitrail.serving.jobs import JobPicture
 from vitrail.serving.processes import Identity, alive
 from vitrail.serving.queue_permits import Permits
 from vitrail.serving.queue_requests import Lane
-from vitrail.serving.queue_rows import Change, Row, alike, as_parameters, change, end, has_files
+from vitrail.serving.queue_rows import Change, Row, alike, as_parameters, change, end, has_files, living
 from vitrail.serving.queue_tables import INPUTS, JOBS, PREVIEWS, WORKERS
 from vitrail.store.database import Database
 from vitrail.store.gallery import Picture
@@ -65,7 +65,6 @@ _NEXT = (
 _TOGETHER = JOBS.c.batch == sa.bindparam("batch")
 _WITH_IT = _NEXT.where(_TOGETHER, ~JOBS.c.alone, JOBS.c.id != sa.bindparam("first"))
 _AS_MANY = sa.select(sa.func.count()).select_from(JOBS).where(JOBS.c.state == "queued", _TOGETHER)
-_LIVING = sa.select(sa.func.count()).select_from(WORKERS).where(WORKERS.c.until > sa.bindparam("now"))
 _FILES = sa.select(INPUTS.c.sha256, INPUTS.c.data).where(INPUTS.c.job == sa.bindparam("job"))
 _WANTED = sa.select(JOBS.c.id, JOBS.c.attempts, JOBS.c.worker, JOBS.c.state, JOBS.c.cancel).where(
     JOBS.c.id.in_(sa.bindparam("ids", expanding=True))
@@ -146,7 +145,7 @@ class Claims:
                         id=me.name, machine=me.machine, pid=me.pid, birth=me.birth, until=now + self._lease
                     )
                 )
-            return int(connection.execute(_LIVING, {"now": now}).scalar_one())
+            return living(connection, now)
 
     def take_back_lost(self) -> int:
         """As :func:`take_back_lost`. A clock that was set, or a machine that slept, makes leases lapse that
@@ -345,8 +344,8 @@ class Claims:
         count = connection.execute(_AS_MANY, {"batch": batch}).scalar_one()
         if count < 2:
             return 1
-        workers = connection.execute(_LIVING, {"now": self._database.now(connection)}).scalar_one()
-        return min(most, -(-int(count) // max(1, int(workers))))
+        workers = living(connection, self._database.now(connection))
+        return min(most, -(-int(count) // max(1, workers)))
 
     def _take(self, connection: sa.Connection, row: Row, now: float) -> Claim:
         values = {

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from vitrail.serving.jobs import Job, JobError, JobEvent, JobPicture
-from vitrail.serving.queue_tables import EVENTS, INPUTS, JOBS, PICTURES, PREVIEWS
+from vitrail.serving.queue_tables import EVENTS, INPUTS, JOBS, PICTURES, PREVIEWS, WORKERS
 
 __all__ = [
     *("Change", "Row", "alike", "as_parameters"),
-    *("change", "end", "event_of", "has_files", "job_of", "jobs_of", "tell"),
+    *("change", "end", "event_of", "has_files", "job_of", "jobs_of", "living", "tell"),
 ]
 
 Row = sa.Row[Any]
@@ -39,6 +39,7 @@ _MADE = (
 )
 _QUEUE = sa.select(JOBS.c.id, JOBS.c.lane).where(_WAITS).order_by(JOBS.c.place, JOBS.c.n)
 _TELL = sa.insert(EVENTS)
+_LIVING = sa.select(sa.func.count()).select_from(WORKERS).where(WORKERS.c.until > sa.bindparam("now"))
 
 
 class Change(NamedTuple):
@@ -207,6 +208,11 @@ def end(
     if ended is not None and ended.row.preview_seq:
         connection.execute(sa.delete(PREVIEWS).where(PREVIEWS.c.job == id))
     return ended
+
+
+def living(connection: sa.Connection, now: float) -> int:
+    """How many workers live, wherever they are."""
+    return int(connection.execute(_LIVING, {"now": now}).scalar_one())
 
 
 def has_files(row: Row) -> bool:

@@ -15,8 +15,8 @@ from vitrail.request_fields import Model
 from vitrail.serving.jobs import TERMINAL, Job, JobEvent, State
 from vitrail.serving.queue_permits import Permits
 from vitrail.serving.queue_requests import Stored, store_request
-from vitrail.serving.queue_rows import Row, change, end, event_of, jobs_of, tell
-from vitrail.serving.queue_tables import EVENTS, INPUTS, JOBS, PREVIEWS, WORKERS
+from vitrail.serving.queue_rows import Row, change, end, event_of, jobs_of, living, tell
+from vitrail.serving.queue_tables import EVENTS, INPUTS, JOBS, PREVIEWS
 from vitrail.store.database import Database
 
 __all__ = ["QueueStore"]
@@ -39,9 +39,11 @@ _KEPT = (
     .order_by(EVENTS.c.seq)
 )
 _NEWEST = sa.select(JOBS.c.id, JOBS.c.seq).where(JOBS.c.id.in_(sa.bindparam("ids", expanding=True)))
-_mine = JOBS.c.lane == sa.bindparam("lane")
+_same_lane = JOBS.c.lane == sa.bindparam("lane")
 _WAITING = (
-    sa.select(sa.func.count(), sa.func.count().filter(_mine), sa.func.max(JOBS.c.place).filter(_mine))
+    sa.select(
+        sa.func.count(), sa.func.count().filter(_same_lane), sa.func.max(JOBS.c.place).filter(_same_lane)
+    )
     .select_from(JOBS)
     .where(_WAITS)
 )
@@ -51,15 +53,15 @@ _ACCEPT, _KEEP = sa.insert(JOBS).returning(JOBS), sa.insert(INPUTS)
 class QueueStore:
     """Jobs in ``database``; at most ``limit`` of them wait. For any number of threads and processes.
 
-    ``woken``: every worker is told of every job, in a file that all of them share; then one permit that waits
-    is enough, should the word be lost. Elsewhere as many workers begin as there are permits.
+    ``beside``: workers that are told of every job. On SQLite, while there are no others, one permit that
+    waits is enough, should a word be lost; elsewhere as many workers begin as there are permits.
     """
 
-    def __init__(self, database: Database, permits: Permits, limit: int, *, woken: bool = False) -> None:
+    def __init__(self, database: Database, permits: Permits, limit: int, *, beside: int = 0) -> None:
         self._database = database
         self._permits = permits
         self._limit = limit
-        self._woken = woken and database.sqlite
+        self._beside = beside if database.sqlite else 0
 
     def submit(self, request: Model, key: str | None) -> Job:
         """As :meth:`vitrail.serving.jobs.JobEngine.submit`."""
@@ -170,8 +172,7 @@ class QueueStore:
         """How many workers live."""
         with self._database.read() as connection:
             now = self._database.now(connection)
-            living = sa.select(sa.func.count()).select_from(WORKERS).where(WORKERS.c.until > now)
-            return int(connection.execute(living).scalar_one())
+            return living(connection, now)
 
     def _accept(self, stored: Stored, key: str | None) -> Job:
         with self._database.write() as connection:
@@ -207,7 +208,8 @@ class QueueStore:
             row = connection.execute(_ACCEPT, job).one()
             for sha256, data in stored.files.items():
                 connection.execute(_KEEP, {"job": id, "sha256": sha256, "data": data})
-            if not (self._woken and self._permits.waits(connection, stored.lane)):
+            woken = living(connection, now) <= self._beside
+            if not (woken and self._beside and self._permits.waits(connection, stored.lane)):
                 self._permits.add(connection, id, stored.lane)
             return tell(connection, row, "state", now, position=position).job
 
