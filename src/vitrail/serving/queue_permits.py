@@ -34,8 +34,9 @@ _QUEUES: dict[Lane, str] = {"pictures": "vitrail-pictures", "long": "vitrail-lon
 #: Workers of any version take any permit: which work a version can do is said by the request itself.
 _VERSION = "vitrail"
 _POLL = 0.05
-#: Where every worker is woken for every job, permits are for what went wrong, and can wait.
-_POLL_WOKEN = 1.0
+#: Where every worker is woken for every job, permits are for what went wrong, and can wait. In a file, for
+#: others seldom put jobs into it; what they put there is found within 4 s (queue_worker.OVERDUE).
+_POLL_WOKEN, _POLL_FILE = 1.0, 5.0
 #: DBOS's own table: its client asks over a connection of its own, and takes ten times as long. The last
 #: condition says nothing new; SQLite needs it to use the index of those that are queued.
 _ENQUEUED = sa.text(
@@ -162,11 +163,12 @@ def serve_permits(database: Database, worker: str, take: Callable[[Lane], None])
         raise _refused(database, error) from error
 
 
-def pace(workers: int, *, woken: bool = False) -> float:
+def pace(workers: int, *, woken: bool = False, file: bool = False) -> float:
     """Seconds between two looks of one worker, in a fleet of so many: so that the database is asked at most
-    500 times a second, and seldom where all of them are ``woken`` for every job.
+    500 times a second, and seldom where all of them are ``woken`` for every job. ``file``: it is SQLite's.
     """
-    return max(_POLL_WOKEN if woken else _POLL, workers * len(_QUEUES) / 500)
+    least = (_POLL_FILE if file else _POLL_WOKEN) if woken else _POLL
+    return max(least, workers * len(_QUEUES) / 500)
 
 
 def set_pace(wanted: float) -> None:

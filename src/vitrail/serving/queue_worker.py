@@ -187,7 +187,8 @@ class Worker:
                     self._claims.renew_permit(lane)
                     self.wake(lane)  # DBOS looks again a minute after an absence of the database
             if self._serving:
-                set_pace(pace(workers, woken=workers <= self._settings.beside))
+                woken = workers <= self._settings.beside
+                set_pace(pace(workers, woken=woken, file=self._database.sqlite))
 
         self._unfailing(care)
 
