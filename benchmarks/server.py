@@ -46,7 +46,7 @@ PROMPTS = ("a red apple", "a cat sitting in a garden", "a blue heart", "a yellow
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=12, help="pictures that are timed each way")
+    parser.add_argument("--pairs", type=int, default=40, help="pictures that are timed each way")
     parser.add_argument("--starts", type=int, default=5, help="starts of the studio")
     parser.add_argument("--alone", type=int, default=16, help="pictures of the one client that waits")
     options = parser.parse_args()

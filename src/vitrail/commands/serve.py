@@ -192,6 +192,7 @@ def serve(
         from vitrail.serving.durable import DurableEngine
         from vitrail.serving.http import make_app
         from vitrail.serving.http_lines import Lines, room_for_lines
+        from vitrail.serving.processes import collect_seldom
     except ImportError as error:
         raise MissingExtraError(str(error.name or "fastapi").partition(".")[0], "server") from error
     listening = _bound(host, numbers["port"], retry=options.port == PORT and ready is not None)
@@ -228,6 +229,7 @@ def serve(
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
                 engine.start()
+                collect_seldom()
 
             async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().shutdown(sockets)

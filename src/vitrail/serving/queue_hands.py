@@ -24,7 +24,7 @@ from vitrail.errors import CancelledError, VitrailError
 from vitrail.request_fields import Model
 from vitrail.schema import ImageRecord
 from vitrail.serving.failures import code_of, complain
-from vitrail.serving.processes import serve_parent
+from vitrail.serving.processes import collect_seldom, serve_parent
 from vitrail.serving.queue_pipe import Line
 from vitrail.serving.queue_requests import read_request
 
@@ -228,6 +228,7 @@ def main(arguments: Sequence[str]) -> None:
     descriptor, parent, folder, settings = arguments
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    collect_seldom()  # before the models: what is left of one that is unloaded is to be found
     serve(int(descriptor), int(parent), Path(folder), _work(json.loads(settings)))
 
 

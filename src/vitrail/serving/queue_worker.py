@@ -24,7 +24,7 @@ from vitrail.files import shown
 from vitrail.request_fields import Model
 from vitrail.schema import ImageRecord
 from vitrail.serving.failures import complain
-from vitrail.serving.processes import Identity, ignore_signals, unsignalled
+from vitrail.serving.processes import Identity, collect_seldom, ignore_signals, unsignalled
 from vitrail.serving.queue_claims import LEASE, Claim, Claims, Ending, LostClaimError
 from vitrail.serving.queue_keeper import HandsLostError, Keeper, Patience, StoppedError
 from vitrail.serving.queue_permits import Permits, pace, serve_permits, set_pace, stop_permits
@@ -452,6 +452,7 @@ def main() -> None:
 
     try:
         worker = Worker(settings, tell)
+        collect_seldom()
         threading.Thread(target=_listen, args=(worker,), daemon=True).start()
         worker.run()
     except VitrailError as error:  # a disk that is full, say; the server starts another one soon
