@@ -208,8 +208,8 @@ class QueueStore:
             row = connection.execute(_ACCEPT, job).one()
             for sha256, data in stored.files.items():
                 connection.execute(_KEEP, {"job": id, "sha256": sha256, "data": data})
-            woken = living(connection, now) <= self._beside
-            if not (woken and self._beside and self._permits.waits(connection, stored.lane)):
+            woken = self._beside and living(connection, now) <= self._beside
+            if not (woken and self._permits.waits(connection, stored.lane)):
                 self._permits.add(connection, id, stored.lane)
             return tell(connection, row, "state", now, position=position).job
 
