@@ -169,10 +169,14 @@ def job_router(engine: JobEngine, gallery: Gallery, shelf: Shelf, streams: Strea
             raise NoPictureError(job.error.message if job.error else message, address)
         picture = job.pictures[0].id
         response.headers["Content-Location"] = f"/api/pictures/{picture}/file"
-        with there():
-            found = await run_in_threadpool(gallery.file, picture)
-            data = await run_in_threadpool(gallery.open, found)
-        return Response(data, media_type=found.media_type, headers=dict(response.headers))
+
+        def opened() -> Response:
+            with there():
+                found = gallery.file(picture)
+                data = gallery.open(found)
+            return Response(data, media_type=found.media_type, headers=dict(response.headers))
+
+        return await run_in_threadpool(opened)
 
     async def ended(job: Job, seconds: float, request: Request) -> Job:
         """The job at its end, or as it stands after ``seconds``, or once nobody waits for the answer."""
